@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ``sealpod`` command: find the subcommand's module, import only that, run it, map errors to exit codes.
+
+Each subcommand is a module of this package with ``HELP``, ``add_arguments(parser)`` and ``run(args) -> int``.
+Only the chosen one is imported, so ``sealpod --help`` and ``sealpod measure`` start as fast as the
+interpreter does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from typing import Final, Protocol, cast
+
+from sealpod.errors import SealpodError
+
+INTERRUPTED: Final = 130
+
+# Name, module, one line of help. The help stands here too so that listing it imports nothing.
+COMMANDS: Final[tuple[tuple[str, str, str], ...]] = (
+    ("run", "sealpod.cli.run", "Run a container image in a measured, attested guest"),
+    ("image", "sealpod.cli.image", "Encrypt images"),
+    ("kbs", "sealpod.cli.kbs", "Run the key broker; manage secrets, keysets and policies"),
+    ("measure", "sealpod.cli.measure", "Calculate the launch digest of a guest"),
+    ("guest", "sealpod.cli.guest", "Build the guest kernel and initrd"),
+    ("sev", "sealpod.cli.sev", "Export the platform's certificates"),
+    ("demo", "sealpod.cli.demo", "Show the whole flow on this machine in five scenarios"),
+)
+
+EPILOG: Final = """\
+Exit status: 0 done; 1 failed; 2 wrong usage; 3 refused by policy or verification; 4 not found;
+5 conflict; 6 a peer is unavailable; 7 no permission; 124 deadline passed; 130 interrupted.
+`sealpod run` exits with the container's own status.
+"""
+
+
+class Command(Protocol):
+    """What a subcommand's module offers."""
+
+    HELP: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
+
+    def run(self, args: argparse.Namespace) -> int: ...
+
+
+def _overview() -> argparse.ArgumentParser:
+    listing = "\n".join(f"  {name:<9} {text}" for name, _, text in COMMANDS)
+    return argparse.ArgumentParser(
+        prog="sealpod",
+        usage="sealpod COMMAND [OPTIONS]",
+        description="Run containers that the machine's owner cannot read (AMD SEV, or a software model of it).",
+        epilog=f"commands:\n{listing}\n\n{EPILOG}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _load(name: str) -> Command | None:
+    for command, module, _ in COMMANDS:
+        if command == name:
+            return cast(Command, importlib.import_module(module))
+    return None
+
+
+def dispatch(argv: list[str]) -> int:
+    """Run the command named by ``argv``; errors of :mod:`sealpod.errors` pass through."""
+    overview = _overview()
+    if not argv or argv[0] in ("-h", "--help"):
+        overview.print_help()
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"sealpod {version('sealpod')}")
+        return 0
+    command = _load(argv[0])
+    if command is None:
+        overview.error(f"unknown command {argv[0]!r} (see `sealpod --help`)")
+    parser = argparse.ArgumentParser(
+        prog=f"sealpod {argv[0]}",
+        description=command.HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_arguments(parser)
+    return command.run(parser.parse_args(argv[1:]))
+
+
+def main() -> int:
+    """Console entry point."""
+    try:
+        return dispatch(sys.argv[1:])
+    except SealpodError as error:
+        print(f"sealpod: error: {error.one_line()}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("sealpod: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output went away (`sealpod ... | head`); nothing is left to say.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
