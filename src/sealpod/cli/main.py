@@ -51,7 +51,7 @@ def _overview() -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         prog="sealpod",
         usage="sealpod COMMAND [OPTIONS]",
-        description="Run containers that the machine's owner cannot read (AMD SEV, or a software model of it).",
+        description="Run containers the machine's owner cannot read (AMD SEV, or a software model of it).",
         epilog=f"commands:\n{listing}\n\n{EPILOG}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -60,7 +60,7 @@ def _overview() -> argparse.ArgumentParser:
 def _load(name: str) -> Command | None:
     for command, module, _ in COMMANDS:
         if command == name:
-            return cast(Command, importlib.import_module(module))
+            return cast("Command", importlib.import_module(module))
     return None
 
 
