@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""QEMU's command line for one guest. Pure: a specification in, a list of arguments out.
+
+Sockets (QMP, agent channel, console) and guest RAM are inherited file descriptors, so a guest leaves no
+file behind whatever ends it. Measured parts: the firmware in pflash unit 0, kernel, initrd and command
+line (by the hashes table). QEMU before version 10 patches the kernel's setup header in the item the
+firmware would read, which changes its hash; there the unmodified file is offered as ``etc/boot/kernel``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from sealpod.errors import UsageError
+from sealpod.qemu.binary import Qemu
+
+AGENT_PORT: Final = "agent.channel.0"
+# Below this the firmware, a 36 MB kernel with initrd and the guest's tmpfs do not fit.
+MINIMUM_MEMORY_MIB: Final = 256
+# Above 2 GiB the q35 machine splits RAM, and a file offset is no longer the guest physical address;
+# what the platform touches (hashes page, secret) lies below, so larger guests work too.
+MAXIMUM_CPUS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSpec:
+    """What a guest is made of. ``memory`` in MiB; paths are absolute; ``extra`` comes from the platform."""
+
+    name: str
+    firmware: str
+    kernel: str
+    initrd: str
+    cmdline: str
+    memory: int
+    cpus: int
+    accelerator: str
+    network: bool = True
+    extra: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptors:
+    """File descriptor numbers as QEMU sees them."""
+
+    ram: int
+    qmp: int
+    agent: int
+    console: int
+
+
+def build_arguments(qemu: Qemu, spec: MachineSpec, fds: Descriptors) -> list[str]:
+    """The argument vector, program first. Raises UsageError for sizes QEMU cannot give."""
+    if spec.memory < MINIMUM_MEMORY_MIB:
+        raise UsageError(
+            f"{spec.memory} MiB of memory is too little for a guest",
+            code="qemu.memory",
+            remedy=f"give at least {MINIMUM_MEMORY_MIB} MiB",
+        )
+    if not 1 <= spec.cpus <= MAXIMUM_CPUS:
+        raise UsageError(
+            f"{spec.cpus} CPUs cannot be given to a guest",
+            code="qemu.cpus",
+            remedy=f"give 1 to {MAXIMUM_CPUS}",
+        )
+    return [
+        qemu.path,
+        *("-name", f"{spec.name},debug-threads=on"),
+        *("-no-user-config", "-nodefaults", "-display", "none", "-no-reboot", "-S"),
+        *_machine(spec, fds),
+        *_boot(qemu, spec),
+        *_channels(fds),
+        *_devices(spec),
+        *spec.extra,
+    ]
+
+
+def _machine(spec: MachineSpec, fds: Descriptors) -> list[str]:
+    return [
+        *("-machine", f"q35,accel={spec.accelerator},memory-backend=ram,smm=off,vmport=off"),
+        *("-cpu", cpu_model(spec.accelerator)),
+        *("-m", f"{spec.memory}M"),
+        *(
+            "-object",
+            f"memory-backend-file,id=ram,size={spec.memory}M,share=on,mem-path=/proc/self/fd/{fds.ram}",
+        ),
+        *("-smp", f"{spec.cpus},cores=1,threads=1,sockets={spec.cpus},maxcpus={spec.cpus}"),
+        *("-rtc", "base=utc"),
+    ]
+
+
+def cpu_model(accelerator: str) -> str:
+    """The CPU model: the host's under KVM, an EPYC-like one under TCG, where ``max`` boots slower."""
+    return "host,pmu=off" if accelerator == "kvm" else "max,la57=off"
+
+
+def _boot(qemu: Qemu, spec: MachineSpec) -> list[str]:
+    arguments = [
+        *("-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={_escape(spec.firmware)}"),
+        *("-kernel", spec.kernel, "-initrd", spec.initrd, "-append", spec.cmdline),
+    ]
+    if not qemu.serves_kernel_unmodified:
+        arguments += ["-fw_cfg", f"name=etc/boot/kernel,file={_escape(spec.kernel)}"]
+    return arguments
+
+
+def _channels(fds: Descriptors) -> list[str]:
+    return [
+        *("-chardev", f"socket,id=qmp,fd={fds.qmp}", "-mon", "chardev=qmp,mode=control"),
+        *("-chardev", f"socket,id=console,fd={fds.console}", "-serial", "chardev:console"),
+        *("-device", "virtio-serial-pci,id=serial0"),
+        *("-chardev", f"socket,id=agent,fd={fds.agent}"),
+        *("-device", f"virtserialport,chardev=agent,name={AGENT_PORT}"),
+    ]
+
+
+def _devices(spec: MachineSpec) -> list[str]:
+    arguments = [
+        *("-object", "rng-random,id=rng0,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng0"),
+    ]
+    if spec.network:
+        arguments += ["-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0,romfile="]
+    return arguments
+
+
+def _escape(path: str) -> str:
+    # In QEMU's key=value lists a comma is written twice.
+    return path.replace(",", ",,")

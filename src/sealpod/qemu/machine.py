@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One QEMU process: started paused, spoken to over QMP, gone when its scope ends.
+
+``Machine`` owns the process, the guest's RAM (a memory file both QEMU and the platform map), the QMP
+session, the console and the agent's socket. All are descriptors: nothing of a guest is in the file system.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import socket
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from typing import Final, cast
+
+from qemu.qmp import QMPClient, QMPError
+
+from sealpod.errors import LaunchError
+from sealpod.qemu.arguments import Descriptors, MachineSpec, build_arguments
+from sealpod.qemu.binary import Qemu
+from sealpod.qemu.console import Console, clean
+from sealpod.qemu.process import spawn
+
+QMP_SECONDS: Final = 20.0  # longest answer: reading the flash of a guest under load
+EXIT_SECONDS: Final = 5.0
+STDERR_LINES: Final = 20
+_RIP = re.compile(r"\bRIP=([0-9a-f]+)")
+
+
+class Machine:
+    """A guest's QEMU. Make one with :func:`start_machine`."""
+
+    def __init__(self, spec: MachineSpec, ram_fd: int, process: asyncio.subprocess.Process) -> None:
+        self.spec = spec
+        self.ram_fd = ram_fd
+        self.console = Console()
+        self.exited = asyncio.Event()
+        self._process = process
+        self._qmp = QMPClient(spec.name)
+        self._stderr: deque[str] = deque(maxlen=STDERR_LINES)
+        self._tasks: list[asyncio.Task[None]] = []
+        self.agent: socket.socket | None = None
+
+    @property
+    def pid(self) -> int:
+        """Process id of QEMU."""
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """Exit status of QEMU, None while it runs."""
+        return self._process.returncode
+
+    def stderr_tail(self) -> str:
+        """What QEMU itself complained about last, in one line."""
+        return " / ".join(line for line in self._stderr if "warning:" not in line)
+
+    async def connect(self, qmp: socket.socket, console: socket.socket, agent: socket.socket) -> None:
+        """Take the host's ends of the channels and open the QMP session."""
+        self.agent = agent
+        self._tasks = [
+            asyncio.create_task(self._watch()),
+            asyncio.create_task(self._read_stderr()),
+            asyncio.create_task(self._read_console(console)),
+        ]
+        try:
+            async with asyncio.timeout(QMP_SECONDS):
+                await self._qmp.connect(qmp)
+        except (QMPError, TimeoutError) as error:
+            await self._settle()
+            raise self.failure("QEMU did not start") from error
+
+    async def qmp(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
+        """One QMP command's return value. Raises LaunchError when QEMU refuses it or is gone."""
+        try:
+            async with asyncio.timeout(QMP_SECONDS):
+                return await self._qmp.execute(command, cast("dict[str, object]", dict(arguments or {})))
+        except (QMPError, TimeoutError) as error:
+            await self._settle()
+            # The text of a reply may repeat arguments; only the class and the command are shown.
+            raise self.failure(f"QEMU refused {command}: {_describe(error)}") from error
+
+    async def read_physical(self, gpa: int, size: int) -> bytes:
+        """``size`` bytes at guest physical address ``gpa``, as the guest's processor would see them."""
+        copy = os.memfd_create("sealpod-read", os.MFD_CLOEXEC)
+        try:
+            path = f"/proc/{os.getpid()}/fd/{copy}"
+            await self.qmp("pmemsave", {"val": gpa, "size": size, "filename": path})
+            data = os.pread(copy, size, 0)
+        finally:
+            os.close(copy)
+        if len(data) != size:
+            raise self.failure(f"QEMU gave {len(data)} of {size} bytes of guest memory")
+        return data
+
+    async def resume(self) -> None:
+        """Let the guest run."""
+        await self.qmp("cont")
+
+    async def status(self) -> str:
+        """QEMU's run state, such as ``running`` or ``internal-error``."""
+        answer = await self.qmp("query-status")
+        return str(answer.get("status")) if isinstance(answer, dict) else "unknown"
+
+    async def instruction_pointer(self) -> int | None:
+        """The first processor's RIP, None when QEMU does not show it."""
+        answer = await self.qmp("human-monitor-command", {"command-line": "info registers"})
+        match = _RIP.search(str(answer))
+        return None if match is None else int(match[1], 16)
+
+    def failure(self, message: str, *, code: str = "launch.qemu", remedy: str = "") -> LaunchError:
+        """A LaunchError that carries what QEMU and the guest said last."""
+        if self.exit_code is not None:
+            message += f" (QEMU ended with status {self.exit_code})"
+        if complaint := self.stderr_tail():
+            message += f": {complaint}"
+        return LaunchError(message, code=code, remedy=remedy, console=self.console.tail())
+
+    async def wait(self) -> int:
+        """Wait until QEMU has ended; its exit status."""
+        await self.exited.wait()
+        return self._process.returncode if self._process.returncode is not None else -1
+
+    async def close(self) -> None:
+        """End QEMU at once (a guest keeps nothing worth a slow goodbye) and release everything."""
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+        await self._process.wait()
+        with contextlib.suppress(Exception):
+            await self._qmp.disconnect()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.agent is not None:
+            self.agent.close()
+
+    async def _watch(self) -> None:
+        await self._process.wait()
+        self.exited.set()
+
+    async def _settle(self) -> None:
+        # A dying QEMU closes its sockets before its last words and exit status arrive.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await self.exited.wait()
+                await self._tasks[1]
+
+    async def _read_stderr(self) -> None:
+        stream = self._process.stderr
+        if stream is not None:
+            while line := await stream.readline():
+                self._stderr.append(clean(line.decode(errors="replace")))
+
+    async def _read_console(self, source: socket.socket) -> None:
+        with source:
+            await self.console.collect(source)
+
+
+def _describe(error: BaseException) -> str:
+    description = getattr(error, "error", None)
+    text = getattr(description, "desc", None)
+    return str(text) if text else type(error).__name__
+
+
+@contextlib.asynccontextmanager
+async def start_machine(qemu: Qemu, spec: MachineSpec) -> AsyncIterator[Machine]:
+    """A paused guest for the length of the block. Raises LaunchError when QEMU does not come up."""
+    with contextlib.ExitStack() as descriptors:
+        ram = os.memfd_create("sealpod-ram", os.MFD_CLOEXEC)
+        descriptors.callback(os.close, ram)
+        os.ftruncate(ram, spec.memory << 20)
+        pairs = [socket.socketpair() for _ in range(3)]
+        for ours, theirs in pairs:
+            ours.setblocking(False)
+            descriptors.callback(ours.close)
+            descriptors.callback(theirs.close)
+        fds = Descriptors(ram, *(theirs.fileno() for _, theirs in pairs))
+        arguments = build_arguments(qemu, spec, fds)
+        process = await spawn(arguments, fds=(ram, *(theirs.fileno() for _, theirs in pairs)))
+        machine = Machine(spec, ram, process)
+        try:
+            for _, theirs in pairs:
+                theirs.close()
+            qmp, agent, console = (ours for ours, _ in pairs)
+            await machine.connect(qmp, console, agent)
+            yield machine
+        finally:
+            # Shielded: a second Ctrl-C must not leave a QEMU behind.
+            await asyncio.shield(machine.close())
