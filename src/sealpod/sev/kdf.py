@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Key derivation of SEV: NIST SP 800-108 in counter mode with HMAC-SHA256 (SEV API, key derivation).
+"""The symmetric primitives of SEV: key derivation, MAC and cipher (SEV API, key derivation).
 
-Unlike the usual reading of the standard, counter and length are little-endian.
+Derivation is NIST SP 800-108 in counter mode with HMAC-SHA256; unlike the usual reading of the standard,
+counter and length are little-endian.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 from typing import Final
+
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 _BLOCK: Final = hashlib.sha256().digest_size
 
@@ -31,3 +34,9 @@ def kdf(key: bytes, size: int, label: bytes, context: bytes = b"") -> bytes:
 def hmac_sha256(key: bytes, message: bytes) -> bytes:
     """HMAC-SHA256, the only MAC SEV knows. 32 bytes."""
     return hmac.digest(key, message, "sha256")
+
+
+def aes_ctr(key: bytes, iv: bytes, data: bytes) -> bytes:
+    """AES-128-CTR, which encrypts and decrypts alike; ``iv`` is the whole first counter block, big-endian."""
+    encryptor = Cipher(algorithms.AES(key), modes.CTR(iv)).encryptor()
+    return encryptor.update(data) + encryptor.finalize()
