@@ -6,9 +6,10 @@
     off  len  field
       0    4  FLAGS: bit 0 compressed (no firmware takes it), else zero
       4   16  IV
-     20   32  MAC = HMAC-SHA256(TIK, 01 | FLAGS | IV | LE32(plain length) | LE32(data length) | data | MEASURE)
+     20   32  MAC
 
     data = AES-128-CTR(TEK, IV, plaintext)
+    MAC  = HMAC-SHA256(TIK, 01 | FLAGS | IV | LE32(plain length) | LE32(data length) | data | MEASURE)
 
 MEASURE is the launch measurement without its nonce; through it a packet fits one launch only. To make a
 packet go through :meth:`sealpod.sev.measurement.VerifiedLaunch.pack`, which exists only after the launch has
