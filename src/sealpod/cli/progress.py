@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Progress on standard error: one line, rewritten on a terminal, one line per step elsewhere."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import TextIO
+
+
+class Progress:
+    """Tells what is going on. ``quiet`` says nothing."""
+
+    def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._quiet = quiet
+        self._live = self._stream.isatty() and os.environ.get("TERM") != "dumb"
+        self._begin = time.monotonic()
+        self._shown = False
+
+    def step(self, text: str) -> None:
+        """A new step begins."""
+        if self._quiet:
+            return
+        seconds = time.monotonic() - self._begin
+        if self._live:
+            self._stream.write(f"\r\x1b[K[{seconds:5.1f} s] {text} ...")
+            self._shown = True
+        else:
+            self._stream.write(f"[{seconds:5.1f} s] {text}\n")
+        self._stream.flush()
+
+    def clear(self) -> None:
+        """Remove the live line, before other output."""
+        if self._shown:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+            self._shown = False

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The guest's kernel command line. Pure.
+
+It is measured: every word of it decides the launch digest, so the guest owner must be able to predict it.
+The order is Kata's for a confidential guest with a legacy serial console: constants, console, verbosity,
+``panic``, ``nr_cpus``, agent parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from sealpod.errors import UsageError
+
+KbcMode = Literal["online", "offline", "none"]
+
+# Linux on x86 takes at most COMMAND_LINE_SIZE bytes, the final NUL included.
+MAXIMUM_LENGTH: Final = 2047
+CONSTANTS: Final = (
+    "tsc=reliable",
+    "no_timer_check",
+    "rcupdate.rcu_expedited=1",
+    "i8042.direct=1",
+    "i8042.dumbkbd=1",
+    "i8042.nopnp=1",
+    "i8042.noaux=1",
+    "noreplace-smp",
+    "reboot=k",
+    "cryptomgr.notests",
+    "net.ifnames=0",
+    "pci=lastbus=0",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class GuestSettings:
+    """What the guest is told on its measured command line."""
+
+    cpus: int
+    kbc: KbcMode = "none"
+    kbs: str = ""
+    """HOST:PORT of the key broker as the guest reaches it; for ``online``."""
+    insecure_registries: tuple[str, ...] = ()
+    """HOST:PORT of registries that may be spoken to in plain HTTP."""
+    debug: bool = False
+    extra: tuple[str, ...] = ()
+
+
+def compose(settings: GuestSettings) -> str:
+    """The command line. Raises UsageError when a part cannot stand on one."""
+    words = [
+        *CONSTANTS,
+        "console=ttyS0",
+        "debug" if settings.debug else "quiet",
+        "panic=1",
+        f"nr_cpus={settings.cpus}",
+        "selinux=0",
+        "scsi_mod.scan=none",
+        *(["agent.log=debug"] if settings.debug else []),
+        "agent.enable_signature_verification=false",
+        *_kbc(settings),
+        *_registries(settings.insecure_registries),
+        *settings.extra,
+    ]
+    return _checked(words)
+
+
+def _kbc(settings: GuestSettings) -> list[str]:
+    if settings.kbc == "none":
+        return []
+    if settings.kbc == "offline":
+        return ["agent.aa_kbc_params=offline_sev_kbc::null"]
+    if not settings.kbs:
+        raise UsageError("the online KBC needs the key broker's address", remedy="give --kbs HOST:PORT")
+    return [f"agent.aa_kbc_params=online_sev_kbc::{settings.kbs}"]
+
+
+def _registries(registries: Sequence[str]) -> list[str]:
+    return [f"agent.insecure_registries={','.join(registries)}"] if registries else []
+
+
+def _checked(words: Sequence[str]) -> str:
+    for word in words:
+        if not word.isprintable() or not word.isascii() or " " in word or '"' in word:
+            raise UsageError(f"{word!r} cannot stand on a kernel command line", code="usage.cmdline")
+    line = " ".join(words)
+    if len(line) > MAXIMUM_LENGTH:
+        raise UsageError(
+            f"the kernel command line has {len(line)} bytes, the kernel reads {MAXIMUM_LENGTH}",
+            code="usage.cmdline",
+        )
+    return line

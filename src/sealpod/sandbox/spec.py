@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a pod is to be: files, sizes, policy, broker. Values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from sealpod.measure.components import Components
+from sealpod.platform.port import PlatformKind
+from sealpod.sandbox.cmdline import KbcMode
+from sealpod.sev.policy import Policy
+
+DEFAULT_KEYSET: Final = "KEYSET-1"  # Kata's guest_pre_attestation_keyset
+DEFAULT_MEMORY: Final = 2048  # MiB, Kata's default_memory
+DEFAULT_CPUS: Final = 1
+DEFAULT_POLICY: Final = 3  # NODBG, NOKS: Kata's sev_guest_policy from CC-0.5.0 on
+
+
+@dataclass(frozen=True, slots=True)
+class GuestFiles:
+    """The measured files of a guest, as absolute paths."""
+
+    firmware: str
+    kernel: str
+    initrd: str
+
+
+@dataclass(frozen=True, slots=True)
+class PodSpec:
+    """One pod. ``kbs`` is HOST:PORT as this host reaches the broker; empty with ``kbc`` ``none``."""
+
+    files: GuestFiles
+    policy: Policy
+    kbc: KbcMode = "none"
+    kbs: str = ""
+    keyset: str = DEFAULT_KEYSET
+    memory: int = DEFAULT_MEMORY
+    cpus: int = DEFAULT_CPUS
+    insecure_registries: tuple[str, ...] = ()
+    """HOST:PORT as the guest sees them."""
+    extra_cmdline: tuple[str, ...] = ()
+    debug: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchRecord:
+    """What was launched: the evidence a guest owner compares with the reference."""
+
+    components: Components
+    platform: PlatformKind
+    memory: int
+    cpus: int
+    accelerator: str
