@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a caller asks for: the ``RequestDetails`` of the wire, checked before anything is looked up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from sealpod.errors import DecodeError, RefusedError, UsageError
+from sealpod.wire.guid import NIL_GUID, parse_guid
+
+MAX_REQUESTS: Final = 64
+"""Secrets in one call: as many as Linux' efi_secret shows."""
+MAX_ID: Final = 1024
+"""Characters of an id: the width of the tables' columns."""
+MAX_GUID_TEXT: Final = 128
+"""Characters of an online reply's map key; simple-kbs takes any text there, its clients send a UUID."""
+
+
+class SecretKind(Enum):
+    """The wire's secret types."""
+
+    KEY = "key"
+    """One secret; its id is a key id."""
+    BUNDLE = "bundle"
+    """All secrets of a keyset as one JSON object; its id is a keyset id."""
+    CONNECTION = "connection"
+    """A fresh client id and key for online requests; its id is ignored."""
+
+
+# Types simple-kbs has and this broker does not serve yet.
+_LATER: Final = frozenset({"report", "resource"})
+
+
+@dataclass(frozen=True, slots=True)
+class RawRequest:
+    """One ``RequestDetails`` as it came."""
+
+    guid: str
+    format: str
+    kind: str
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SecretRequest:
+    """One request understood. ``guid`` is kept as sent: online replies echo it byte for byte."""
+
+    guid: str
+    format: str
+    kind: SecretKind
+    id: str
+
+    def label(self) -> str:
+        """``type:id`` for the records."""
+        return f"{self.kind.value}:{self.id}" if self.kind is not SecretKind.CONNECTION else self.kind.value
+
+
+def parse_requests(raw: Sequence[RawRequest], *, guids_are_uuids: bool) -> tuple[SecretRequest, ...]:
+    """All requests of a call. Types and formats are taken in any case.
+
+    ``guids_are_uuids`` holds for the launch secret table, where a GUID is 16 bytes; an online reply is a
+    map from text.
+
+    :raise UsageError: an unknown type, too many requests, an id too long, or a GUID that stands twice.
+    :raise RefusedError: a type this broker does not serve.
+    :raise DecodeError: not a GUID, where one is needed.
+    """
+    if len(raw) > MAX_REQUESTS:
+        raise UsageError(f"{len(raw)} secrets in one request, {MAX_REQUESTS} are possible", code=_CODE)
+    requests = tuple(_parse(one) for one in raw)
+    keys = [_entry_key(one.guid) if guids_are_uuids else one.guid for one in requests]
+    if len(set(keys)) != len(keys):
+        raise UsageError(
+            "two secrets have the same GUID",
+            code="request.duplicate-guid",
+            remedy="Ask for each secret under a GUID of its own",
+        )
+    return requests
+
+
+_CODE: Final = "request.malformed"
+
+
+def _parse(raw: RawRequest) -> SecretRequest:
+    if len(raw.id) > MAX_ID:
+        raise UsageError(f"a secret id has more than {MAX_ID} characters", code=_CODE)
+    if len(raw.guid) > MAX_GUID_TEXT:
+        raise UsageError(f"a GUID has more than {MAX_GUID_TEXT} characters", code=_CODE)
+    # Upper-case first letters and the like are what Kata sends; casefold would also take "ß" for "ss".
+    name = raw.kind.lower()
+    if name in _LATER:
+        raise RefusedError(
+            f"secret type {name} is not served by this key broker",
+            code="request.unsupported-type",
+            remedy="Ask for a key, a bundle or a connection",
+        )
+    for kind in SecretKind:
+        if kind.value == name:
+            return SecretRequest(raw.guid, raw.format.lower(), kind, raw.id)
+    raise UsageError(
+        "Unknown Secret Type", code="request.unknown-type", remedy="Ask for a key, a bundle or a connection"
+    )
+
+
+def _entry_key(text: str) -> str:
+    guid = parse_guid(text)
+    if guid == NIL_GUID:
+        raise DecodeError("the nil GUID marks deleted secrets", code="request.nil-guid")
+    return str(guid)
