@@ -5,7 +5,7 @@ The host uses the generated modules in :mod:`sealpod.wire.pb`. In the guest, imp
 costs a second of emulated boot and its bytes are measured, so the guest decodes with this file instead.
 A test compares every table with the generated descriptors and every encoding with the library's.
 
-A table is text, one message per line::
+A table is text, one message per line (a line that starts with a blank goes on)::
 
     WaitProcessRequest container_id=1:string exec_id=2:string
     Spec Version=1:string Mounts=5:*Mount Annotations=7:map
@@ -101,7 +101,8 @@ class Schema:
     """A table of messages. Lines are parsed when first needed, so that unused messages cost nothing."""
 
     def __init__(self, text: str) -> None:
-        lines = (line.partition(" ") for line in text.split("\n") if line)
+        joined = text.replace("\n ", " ")
+        lines = (line.partition(" ") for line in joined.split("\n") if line)
         self._lines = {name: fields for name, _, fields in lines}
         self._fields: dict[str, dict[str, Field]] = {}
         self._numbers: dict[str, dict[int, Field]] = {}
@@ -120,7 +121,7 @@ class Schema:
             self._numbers[name] = {field.number: field for field in fields}
         return self._fields[name]
 
-    def new(self, name: str, **values: Any) -> Message:
+    def new(self, name: str, /, **values: Any) -> Message:
         """A message with the given fields set."""
         message = Message(self, name, {})
         for field, value in values.items():

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's settings: ``agent.*`` parameters of the kernel command line.
+
+The command line is measured at launch, so whoever released the secrets has agreed to these settings; nothing
+the host says later changes them. Names are the Kata agent's; unknown ones are ignored as there, because the
+line is shared with the kernel. When a name stands twice, the last one counts, as with the kernel's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sealpod.errors import UsageError
+
+PREFIX = "agent."
+TRUE = ("", "1", "true", "on", "yes")
+FALSE = ("0", "false", "off", "no")
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """What the command line decides."""
+
+    aa_kbc_params: str = ""
+    """``<kbc>::<uri>``; empty means that no encrypted image can be run."""
+    insecure_registries: tuple[str, ...] = ()
+    """``host:port`` of registries that may be spoken to without TLS."""
+    debug: bool = False
+    """Log every call on the console."""
+    verify_signatures: bool = False
+    """Run signed images only. Not built yet: pulling is refused while it is set."""
+
+
+def parse(cmdline: str) -> Parameters:
+    """The parameters in ``/proc/cmdline``. Raises :class:`UsageError` for a value that makes no sense."""
+    found: dict[str, str] = {}
+    for word in cmdline.split():
+        name, _, value = word.partition("=")
+        if name.startswith(PREFIX):
+            found[name.removeprefix(PREFIX)] = value
+    return Parameters(
+        aa_kbc_params=found.get("aa_kbc_params", ""),
+        insecure_registries=tuple(filter(None, found.get("insecure_registries", "").split(","))),
+        debug=found.get("log", "info") in ("debug", "trace"),
+        verify_signatures=_flag(found, "enable_signature_verification"),
+    )
+
+
+def _flag(found: dict[str, str], name: str) -> bool:
+    value = found.get(name, "false").lower()
+    if value in TRUE or value in FALSE:
+        return value in TRUE
+    raise UsageError(
+        f"kernel parameter {PREFIX}{name}={value} is neither true nor false", code="agent.parameter"
+    )
