@@ -1,1 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
+"""The key broker as a process: gRPC in front of the core and the store."""
+
+from __future__ import annotations
+
+from sealpod.kbs.server.serve import RunningBroker, ServerConfig, serve
+
+__all__ = ["RunningBroker", "ServerConfig", "serve"]

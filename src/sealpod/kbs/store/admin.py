@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the key owner's commands share: valid identifiers, and policies by name.
+
+simple-kbs' tables refer to policies by number. A policy made here has a name beside its number; one made by
+a hand-written statement has only the number, and its digits are then what it is called by.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import Connection, Label, Table, case, cast, func, select
+from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.types import String
+
+from sealpod.errors import NotFoundError, UsageError
+from sealpod.kbs.store import schema
+
+REFERRING: Final[tuple[tuple[str, Table, str], ...]] = (
+    ("secret", schema.secrets, "secret_id"),
+    ("keyset", schema.keysets, "keysetid"),
+    ("report key", schema.report_keypair, "key_id"),
+    ("resource", schema.resources, "resource_id"),
+)
+"""What may name a policy: noun, table, column of its id."""
+
+MISSING: Final = " (missing)"
+"""Follows the number of a policy that is named but not there: whatever names it is not released."""
+
+
+def check_identifier(noun: str, text: str, *, limit: int) -> None:
+    """:raise UsageError: empty, too long, or with characters that do not show."""
+    if not text or len(text) > limit:
+        raise UsageError(f"a {noun} id has 1 to {limit} characters", code=f"{noun}.id")
+    if not text.isprintable() or text != text.strip():
+        raise UsageError(
+            f"a {noun} id is printable and has no space at its ends: {text!r}", code=f"{noun}.id"
+        )
+
+
+def policy_number(connection: Connection, name: str | None) -> int | None:
+    """The number of the policy called ``name``; None stays None.
+
+    :raise NotFoundError: there is no such policy.
+    """
+    if name is None:
+        return None
+    names, policy = schema.policy_names, schema.policy
+    rows = connection.execute(select(names.c.name, names.c.polid).where(names.c.name == name)).all()
+    for row in rows:
+        if row.name == name:
+            return int(row.polid)
+    if name.isascii() and name.isdigit() and len(name) < 10:
+        number = connection.execute(select(policy.c.id).where(policy.c.id == int(name))).scalar_one_or_none()
+        if number is not None:
+            return int(number)
+    raise NotFoundError(
+        f"no policy {name!r}",
+        code="policy.unknown",
+        remedy="Set it first with `sealpod kbs policy set`, or see `sealpod kbs policy list`",
+    )
+
+
+def policy_label(polid: ColumnElement[int]) -> Label[str | None]:
+    """A column ``policy``: name of the policy ``polid`` refers to, else its number; NULL for none."""
+    names, policy = schema.policy_names, schema.policy
+    digits = cast(polid, String(32))
+    name = select(names.c.name).where(names.c.polid == polid).scalar_subquery()
+    there = select(policy.c.id).where(policy.c.id == polid).exists()
+    return case((polid.is_(None), None), (there, func.coalesce(name, digits)), else_=digits + MISSING).label(
+        "policy"
+    )
