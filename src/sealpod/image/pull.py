@@ -1,16 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pull an image: fetch, verify, decrypt and unpack every layer, or leave nothing behind."""
+"""Pull an image: fetch, verify, decrypt and unpack every layer, or leave nothing behind.
+
+1. The manifest's body is hashed; a reference by digest must match it (``image.manifest-digest``).
+2. Of an index, the platform's manifest is fetched by digest and hashed in its turn.
+3. The configuration has the digest and size the manifest says (``image.config-*``), is for the platform
+   (``image.platform``) and lists one diff_id per layer (``image.layer-count``).
+4. Every encrypted layer's key is unwrapped before a byte of any layer is fetched, so that a wrong key
+   (``image.wrong-key``) costs nothing.
+5. Each layer: blob size and digest, HMAC, digest before encryption, diff_id (``image.blob-*``,
+   ``image.hmac``, ``image.layer-*``, ``image.diff-id``), unpacked while it streams into a temporary place.
+6. When all verdicts have fallen, the directory gets its final name.
+
+Nothing is taken from an earlier pull: configuration and diff_ids are the same for an encrypted image and its
+plain twin, so that a cache keyed by them would hand out one for the other. What the caller must still do:
+decide whether this reference may run at all. Encryption is no signature: who can write to the registry can
+replace an image by another plain one.
+"""
 
 from __future__ import annotations
 
+import errno
+import os
+from contextlib import closing
 from dataclasses import dataclass
+from typing import Final
 
-from sealpod.errors import OperationError
-from sealpod.image.ports import ImageSource, KeyUnwrapper, Progress
-from sealpod.oci.config import ImageConfig
-from sealpod.oci.descriptor import Platform
+from sealpod.errors import AccessError, DecodeError, OperationError, SealpodError, VerificationError
+from sealpod.image.inflate import open_inflated
+from sealpod.image.layer import LayerKey, open_compressed, unlock, with_context
+from sealpod.image.ports import ByteStream, ImageSource, KeyUnwrapper, Progress, RawManifest
+from sealpod.image.unpack import Limits, unpack
+from sealpod.image.verify import ReportingReader, VerifyingReader, drain, read_all
+from sealpod.oci import mediatypes
+from sealpod.oci.config import MAX_CONFIG, ImageConfig
+from sealpod.oci.descriptor import Descriptor, Platform
 from sealpod.oci.digest import Digest
+from sealpod.oci.manifest import MAX_MANIFEST, Index, Manifest, decode_document
 from sealpod.oci.reference import ImageReference
+
+TEMPORARY_PREFIX: Final = ".pull-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +51,17 @@ class PulledImage:
     layers: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class ResolvedImage:
+    """Manifest and configuration, verified against each other and the reference."""
+
+    manifest_digest: Digest
+    raw: RawManifest
+    manifest: Manifest
+    config: ImageConfig
+    raw_config: bytes
+
+
 def pull(
     source: ImageSource,
     reference: ImageReference,
@@ -30,7 +69,186 @@ def pull(
     store: str,
     *,
     platform: Platform | None = None,
+    limits: Limits | None = None,
     progress: Progress | None = None,
 ) -> PulledImage:
-    """Pull ``reference`` from ``source`` into a new directory below ``store``."""
-    raise OperationError("not built yet")
+    """Pull ``reference`` from ``source`` into a new directory below ``store`` (made if missing).
+
+    The layer directories have short names, since an overlay mount's options must fit one page. A layer that
+    occurs twice is listed once, where it is topmost: below itself it shows nothing.
+    """
+    image = resolve(source, reference.selector, platform or Platform())
+    keys = [_unlock(i, layer, unwrap) for i, layer in enumerate(image.manifest.layers)]
+    directory = _make_temporary(store)
+    try:
+        names = _unpack_layers(source, image, keys, directory, limits or Limits(), progress)
+        final = _publish(directory, store)
+    except BaseException:
+        remove_tree(directory)
+        raise
+    return PulledImage(
+        reference, image.manifest_digest, image.config, tuple(os.path.join(final, name) for name in names)
+    )
+
+
+def resolve(source: ImageSource, selector: str, platform: Platform) -> ResolvedImage:
+    """Steps 1 to 3 for the image at a tag or digest."""
+    # (1)
+    raw = source.manifest(selector)
+    if ":" in selector:
+        _expect(raw, Digest.parse(selector), None)
+    document = decode_document(raw.body)
+    # (2)
+    if isinstance(document, Index):
+        entry = document.select(platform)
+        raw = source.manifest(str(entry.digest))
+        _expect(raw, entry.digest, entry.size)
+        document = decode_document(raw.body)
+        if isinstance(document, Index):
+            raise DecodeError("the image index points to another index", code="image.nested-index")
+    # (3)
+    data = read_config(source, document)
+    config = ImageConfig.decode(data)
+    _check_config(document, config, platform)
+    return ResolvedImage(raw.digest, raw, document, config, data)
+
+
+def read_config(source: ImageSource, manifest: Manifest) -> bytes:
+    """The configuration's bytes, verified."""
+    descriptor = manifest.config
+    if descriptor.media_type not in mediatypes.CONFIGS:
+        raise DecodeError(
+            f"the manifest is not of a container image: its configuration is {descriptor.media_type[:140]!r}",
+            code="image.media-type",
+        )
+    if descriptor.size > MAX_CONFIG:
+        raise DecodeError(f"the configuration has {descriptor.size} bytes, more than {MAX_CONFIG}")
+    with closing(source.blob(descriptor)) as stream:
+        verified = VerifyingReader(stream, descriptor.digest, descriptor.size, check="config")
+        return read_all(verified, MAX_CONFIG)
+
+
+def _expect(raw: RawManifest, digest: Digest, size: int | None) -> None:
+    if len(raw.body) > MAX_MANIFEST:
+        raise DecodeError(f"the manifest has {len(raw.body)} bytes, more than {MAX_MANIFEST}")
+    actual = Digest.of(raw.body, digest.algorithm)
+    if actual != digest or size not in (None, len(raw.body)):
+        raise VerificationError(
+            f"the registry answered with a manifest of digest {actual} instead of {digest}",
+            code="image.manifest-digest",
+            remedy="it was changed or damaged on the way; do not trust this registry",
+        )
+
+
+def _check_config(manifest: Manifest, config: ImageConfig, platform: Platform) -> None:
+    if (config.os, config.architecture) != (platform.os, platform.architecture):
+        raise DecodeError(
+            f"the image is for {config.os}/{config.architecture}, not for {platform}",
+            code="image.platform",
+            remedy="build or pull the image for this platform",
+        )
+    if len(config.diff_ids) != len(manifest.layers):
+        raise VerificationError(
+            f"the manifest has {len(manifest.layers)} layers, the configuration {len(config.diff_ids)}",
+            code="image.layer-count",
+        )
+
+
+def _unlock(index: int, layer: Descriptor, unwrap: KeyUnwrapper | None) -> LayerKey | None:
+    try:
+        return unlock(layer, unwrap)
+    except SealpodError as error:
+        raise with_context(error, prefix=f"layer {index + 1}: ") from error.__cause__
+
+
+def _unpack_layers(
+    source: ImageSource,
+    image: ResolvedImage,
+    keys: list[LayerKey | None],
+    directory: str,
+    limits: Limits,
+    progress: Progress | None,
+) -> list[str]:
+    names: list[str] = []
+    layers = image.manifest.layers
+    for index, (layer, key, diff_id) in enumerate(zip(layers, keys, image.config.diff_ids, strict=True)):
+        if _recurs(image, index):
+            continue
+        target = os.path.join(directory, str(index))
+        os.mkdir(target, 0o755)
+        lowers = tuple(os.path.join(directory, name) for name in reversed(names))
+        what = f"layer {index + 1} of {len(layers)}"
+        try:
+            with closing(open_compressed(source, layer, key)) as stream:
+                counted = ReportingReader(stream, what, layer.size, progress)
+                _unpack_layer(counted, layer.media_type, diff_id, target, lowers, limits)
+        except SealpodError as error:
+            raise with_context(error, prefix=f"{what}: ") from error.__cause__
+        names.append(str(index))
+    return names
+
+
+def _recurs(image: ResolvedImage, index: int) -> bool:
+    """Whether the same blob stands again further up, where it will be unpacked and verified."""
+    layers, diff_ids = image.manifest.layers, image.config.diff_ids
+    for later in range(index + 1, len(layers)):
+        if layers[later].digest == layers[index].digest:
+            if diff_ids[later] != diff_ids[index]:
+                raise VerificationError("one layer has two diff_ids", code="image.diff-id")
+            return True
+    return False
+
+
+def _unpack_layer(
+    stream: ByteStream, media_type: str, diff_id: Digest, target: str, lowers: tuple[str, ...], limits: Limits
+) -> None:
+    try:
+        tar = open_inflated(stream, mediatypes.compression(media_type), limits.size)
+        verified = VerifyingReader(tar, diff_id, None, check="diff-id")
+        unpack(verified, target, lowers=lowers, limits=limits)
+        drain(verified)
+    except DecodeError:
+        # Damaged bytes fail to decode long before the end, where a digest would have told the real cause.
+        drain(stream)
+        raise
+    drain(stream)
+
+
+def _make_temporary(store: str) -> str:
+    try:
+        os.makedirs(store, mode=0o700, exist_ok=True)
+        directory = os.path.join(store, TEMPORARY_PREFIX + os.urandom(8).hex())
+        os.mkdir(directory, 0o700)
+    except OSError as error:
+        raise _store_error(store, error) from error
+    return directory
+
+
+def _publish(directory: str, store: str) -> str:
+    """Rename to the first free number. Making the empty directory claims it; rename replaces it at once."""
+    number = 0
+    while True:
+        final = os.path.join(store, str(number))
+        try:
+            os.mkdir(final, 0o700)
+            break
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise _store_error(store, error) from error
+    os.rename(directory, final)
+    return final
+
+
+def _store_error(store: str, error: OSError) -> SealpodError:
+    text = f"cannot write to the image store {store}: {os.strerror(error.errno or 0)}"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return AccessError(text, code="image.store-permission")
+    return OperationError(text, code="image.store")
+
+
+def remove_tree(directory: str) -> None:
+    """Remove what a pull left; files may be read-only, links are not followed."""
+    import shutil
+
+    shutil.rmtree(directory, ignore_errors=True)
