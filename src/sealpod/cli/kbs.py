@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``sealpod kbs``: run the key broker, and manage what it may release.
+
+Each noun is a module of its own: ``serve``, ``secret``, ``keyset``, ``policy``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Final
+
+from sealpod.cli import kbs_keyset, kbs_policy, kbs_secret, kbs_serve
+from sealpod.cli.kbs_common import DATABASE_VARIABLE
+
+HELP: Final = "Run the key broker; manage secrets, keysets and policies"
+EPILOG: Final = f"""\
+A key owner's session:
+  export {DATABASE_VARIABLE}=sqlite:////var/lib/sealpod/kbs.db
+  sealpod kbs policy set my-guest --digest "$(sealpod measure --mode sev --ovmf F --kernel K --initrd I \\
+      --append C --output-format base64)"
+  sealpod kbs secret set key_id1 --from-file key.bin --policy my-guest
+  sealpod kbs keyset set KEYSET-1 --secret key_id1 --policy my-guest
+  sealpod kbs serve --listen 0.0.0.0:44444
+Changes take effect at once; the tables are simple-kbs', so its SQL statements work too.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Subcommands of ``sealpod kbs``."""
+    parser.epilog = EPILOG
+    nouns = parser.add_subparsers(metavar="COMMAND", required=True)
+    for module in (kbs_serve, kbs_secret, kbs_keyset, kbs_policy):
+        module.add_commands(nouns)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run what the subcommand chose."""
+    status: int = args.action(args)
+    return status

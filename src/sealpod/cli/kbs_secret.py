@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``sealpod kbs secret``: the keys the broker releases one by one or in keysets."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+from sealpod.cli.kbs_common import (
+    Nouns,
+    add_noun,
+    add_output_option,
+    add_verb,
+    open_database,
+    print_done,
+    print_list,
+    print_object,
+)
+from sealpod.errors import AccessError, NotFoundError, OperationError
+from sealpod.secret import SecretBytes
+
+if TYPE_CHECKING:
+    from sealpod.kbs.store.secrets import SecretInfo
+
+READ_LIMIT: Final = 64 * 1024
+"""Bytes read of a secret's file: more than any secret, less than a mistaken device or disk image."""
+
+
+def add_commands(nouns: Nouns) -> None:
+    """``set``, ``list``, ``show``, ``delete``."""
+    verbs = add_noun(nouns, "secret", "Secrets: keys that images are encrypted with")
+    setter = add_verb(verbs, "set", "Make or replace a secret", _set)
+    setter.add_argument("id", metavar="ID", help="what requests and images call it, for instance key_id1")
+    setter.add_argument(
+        "--from-file", metavar="FILE", required=True, help="the raw bytes of the secret; - for standard input"
+    )
+    setter.add_argument(
+        "--policy",
+        metavar="NAME",
+        help="who may have it; without this option nothing but the broker's default",
+    )
+    lister = add_verb(verbs, "list", "List all secrets, without their values", _list)
+    shower = add_verb(verbs, "show", "Show a secret", _show)
+    shower.add_argument("id", metavar="ID")
+    shower.add_argument("--reveal", action="store_true", help="print the value too, as base64")
+    deleter = add_verb(verbs, "delete", "Delete a secret", _delete)
+    deleter.add_argument("id", metavar="ID")
+    for parser in (setter, lister, shower, deleter):
+        add_output_option(parser)
+
+
+def _set(args: argparse.Namespace) -> int:
+    from sealpod.kbs.store.secrets import set_secret
+
+    value = _read(args.from_file)
+    with open_database(args) as engine:
+        set_secret(engine, args.id, value, policy=args.policy)
+    sentence = f"secret {args.id} set, {len(value)} bytes, policy: {args.policy or 'none'}"
+    print_done(args, sentence, {"id": args.id, "bytes": len(value), "policy": args.policy})
+    return 0
+
+
+def _list(args: argparse.Namespace) -> int:
+    from sealpod.kbs.store.secrets import list_secrets
+
+    with open_database(args) as engine:
+        found = list_secrets(engine)
+    print_list(args, "secrets", [_object(one) for one in found], ("ID", "BYTES", "POLICY"))
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    from sealpod.kbs.store.secrets import show_secret
+
+    with open_database(args) as engine:
+        info, value = show_secret(engine, args.id)
+    shown = _object(info)
+    if args.reveal:
+        shown["value"] = value.reveal().decode()
+    print_object(args, shown)
+    return 0
+
+
+def _delete(args: argparse.Namespace) -> int:
+    from sealpod.kbs.store.secrets import delete_secret
+
+    with open_database(args) as engine:
+        delete_secret(engine, args.id)
+    print_done(args, f"secret {args.id} deleted", {"id": args.id, "deleted": True})
+    return 0
+
+
+def _object(info: SecretInfo) -> dict[str, Any]:
+    return {"id": info.id, "bytes": info.size, "policy": info.policy}
+
+
+def _read(path: str) -> SecretBytes:
+    try:
+        if path == "-":
+            return SecretBytes(sys.stdin.buffer.read(READ_LIMIT + 1))
+        with open(path, "rb") as file:
+            return SecretBytes(file.read(READ_LIMIT + 1))
+    except FileNotFoundError:
+        raise NotFoundError(f"no file {path!r}", code="secret.file") from None
+    except PermissionError:
+        raise AccessError(f"no permission to read {path!r}", code="secret.file") from None
+    except OSError as error:
+        raise OperationError(
+            f"cannot read {path!r}: {os.strerror(error.errno or 0)}", code="secret.file"
+        ) from error
