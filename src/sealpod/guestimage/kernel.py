@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Take the kernel image and the modules /init loads out of the unpacked kernel package."""
+
+from __future__ import annotations
+
+import lzma
+import os
+from dataclasses import dataclass
+from typing import Final
+
+from sealpod.errors import DecodeError, NotFoundError
+
+MAX_MODULE_SIZE: Final = 32 << 20  # bytes; the largest wanted has 0.5 MiB
+COMPRESSED: Final = ".xz"
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """``image``: path of the bzImage; ``modules``: name and content, in loading order."""
+
+    release: str
+    image: str
+    modules: tuple[tuple[str, bytes], ...]
+
+
+def read(package: str, wanted: tuple[str, ...]) -> Kernel:
+    """The kernel in the directory a kernel package was unpacked to, with ``wanted`` modules and their needs.
+
+    Raises :class:`NotFoundError` (``guest.kernel``) when kernel or module is not there.
+    """
+    modules = os.path.join(package, "lib/modules")
+    releases = sorted(os.listdir(modules)) if os.path.isdir(modules) else []
+    if len(releases) != 1:
+        raise NotFoundError(f"{package} holds {len(releases)} kernels, not one", code="guest.kernel")
+    image = os.path.join(package, "boot", f"vmlinuz-{releases[0]}")
+    if not os.path.isfile(image):
+        raise NotFoundError(f"{package} lacks the kernel image of {releases[0]}", code="guest.kernel")
+    paths = find_modules(os.path.join(modules, releases[0]))
+    return Kernel(releases[0], image, tuple(_in_order(paths, wanted)))
+
+
+def find_modules(directory: str) -> dict[str, str]:
+    """Path by module name, as ``modinfo`` would name it."""
+    return {
+        name.partition(".ko")[0].replace("-", "_"): os.path.join(place, name)
+        for place, _, names in os.walk(directory)
+        for name in names
+        if ".ko" in name
+    }
+
+
+def dependencies(module: bytes) -> tuple[str, ...]:
+    """Names a module says it needs: the ``depends=`` entry of its .modinfo section (NUL-terminated
+    strings)."""
+    start = module.find(b"\0depends=")
+    if start < 0:
+        return ()
+    start += len(b"\0depends=")
+    end = module.find(b"\0", start)
+    names = module[start:end].decode("ascii", "replace")
+    return tuple(name for name in names.split(",") if name)
+
+
+def _in_order(paths: dict[str, str], wanted: tuple[str, ...]) -> list[tuple[str, bytes]]:
+    ordered: dict[str, bytes] = {}
+    pending: set[str] = set()
+
+    def add(name: str) -> None:
+        if name in ordered:
+            return
+        if name not in paths or name in pending:
+            raise NotFoundError(f"the kernel package has no usable module {name}", code="guest.kernel")
+        pending.add(name)
+        content = _content(paths[name])
+        for needed in dependencies(content):
+            add(needed.replace("-", "_"))
+        ordered[name] = content
+
+    for name in wanted:
+        add(name)
+    return list(ordered.items())
+
+
+def _content(path: str) -> bytes:
+    # Unpacked here: the guest would spend longer on it, and squeezing twice gains nothing.
+    with open(path, "rb") as stream:
+        data = stream.read(MAX_MODULE_SIZE + 1)
+    if path.endswith(COMPRESSED):
+        try:
+            data = lzma.LZMADecompressor(memlimit=256 << 20).decompress(data, MAX_MODULE_SIZE + 1)
+        except lzma.LZMAError as error:
+            raise DecodeError(f"{os.path.basename(path)} is not a valid xz stream") from error
+    if len(data) > MAX_MODULE_SIZE:
+        raise DecodeError(f"{os.path.basename(path)} is larger than {MAX_MODULE_SIZE} bytes")
+    return data

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What goes into the guest image: packages, wheels, kernel modules, and what is left out. Data, with
+reasons."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sealpod.guestimage.debian import Request
+
+PYTHON: Final = "python3.11"
+"""Debian 12's interpreter; the pinned wheels are for it."""
+
+KERNEL: Final = Request("bookworm-backports", ("linux-image-cloud-amd64>",))
+"""Linux 6.12 for clouds: virtio-pci and virtio-console are built in, and little else is."""
+
+FIRMWARE: Final = Request("sid", ("ovmf-amdsev",))
+"""OVMF's AmdSev build; Debian has it in no release yet. It depends on nothing."""
+
+USERLAND: Final = Request(
+    "bookworm",
+    (
+        "busybox-static",
+        "ca-certificates",
+        "crun",
+        "libbz2-1.0",
+        "libc6",
+        "libcap2",
+        "libexpat1",
+        "libffi8",
+        "libgcc-s1",
+        "libgcrypt20",
+        "libgpg-error0",
+        "liblz4-1",
+        "liblzma5",
+        "libpython3.11-minimal",
+        "libpython3.11-stdlib",
+        "libseccomp2",
+        "libssl3",
+        "libstdc++6",
+        "libsystemd0",
+        "libyajl2",
+        "libzstd1",
+        "python3.11-minimal",
+        "zlib1g",
+    ),
+)
+"""Interpreter, OCI runtime and the libraries they are linked with; the build fails if one is missing."""
+
+WHEELS_OF: Final = {
+    # Imported top-level name: the wheels that provide it. cryptography's library loads cffi's backend.
+    "cryptography": ("cryptography", "cffi"),
+    "google": ("protobuf",),
+    "h2": ("h2", "hpack", "hyperframe"),
+}
+
+MODULES: Final = ("loop", "squashfs", "overlay", "virtio_net")
+"""Kernel modules loaded by /init, after what they depend on."""
+
+PROGRAMS: Final = (f"usr/bin/{PYTHON}", "usr/bin/crun")
+
+EXTRA_LIBRARIES: Final = ("libgcc_s.so.1",)
+"""Loaded by name at run time: glibc wants libgcc_s when a thread is cancelled or ends early."""
+
+KEPT: Final = ("lib", "lib64", "usr/bin", "usr/lib")
+"""Top directories of the packages that are looked at; documentation and configuration are not."""
+
+LIBRARY_DIRECTORIES: Final = ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu")
+
+DROPPED_IN_WHEELS: Final = (
+    "cffi",
+    "*.dist-info/*",
+    "*.pyi",
+    "*/py.typed",
+    "*/tests",
+    "google/protobuf/compiler",
+)
+"""Patterns of paths below the wheels' directory; licences stay."""
+
+KEPT_IN_WHEELS: Final = ("*/LICENSE*", "*/licenses/*")
+
+SQUASHFS_BLOCK: Final = 256 << 10  # bytes
+SQUASHFS_LEVEL: Final = 19  # of zstd
+MAX_INITRD: Final = 25 << 20  # bytes; the budget of the design
