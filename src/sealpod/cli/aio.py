@@ -13,7 +13,7 @@ TERMINATED: Final = 128 + signal.SIGTERM
 
 
 def run_async(work: Coroutine[Any, Any, Result]) -> Result:
-    """The coroutine's result. Ctrl-C raises KeyboardInterrupt, SIGTERM SystemExit(143), after the clean-up."""
+    """The result. Ctrl-C raises KeyboardInterrupt, SIGTERM SystemExit(143), both after the clean-up."""
     return asyncio.run(_with_signals(work))
 
 

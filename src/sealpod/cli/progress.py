@@ -6,7 +6,21 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import TextIO
+from typing import Final, TextIO
+
+PHASES: Final = {
+    "inputs": "hashing firmware, kernel and initrd",
+    "bundle": "getting a session from the key broker",
+    "start": "starting the guest, paused",
+    "measure": "measuring the guest",
+    "attest": "asking the key broker for the secret",
+    "inject": "placing the secret in the guest",
+    "boot": "booting the guest",
+    "sandbox": "preparing the guest",
+    "pull": "pulling the image inside the guest",
+    "run": "running the container",
+    "stop": "stopping the guest",
+}
 
 
 class Progress:
@@ -30,6 +44,17 @@ class Progress:
         else:
             self._stream.write(f"[{seconds:5.1f} s] {text}\n")
         self._stream.flush()
+
+    def phase(self, name: str) -> None:
+        """A launch phase begins."""
+        self.step(PHASES.get(name, name))
+
+    def note(self, text: str) -> None:
+        """A sentence that stays on the screen."""
+        if not self._quiet:
+            self.clear()
+            self._stream.write(f"sealpod: {text}\n")
+            self._stream.flush()
 
     def clear(self) -> None:
         """Remove the live line, before other output."""

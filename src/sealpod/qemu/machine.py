@@ -27,7 +27,7 @@ from sealpod.qemu.process import spawn
 QMP_SECONDS: Final = 20.0  # longest answer: reading the flash of a guest under load
 EXIT_SECONDS: Final = 5.0
 STDERR_LINES: Final = 20
-_RIP = re.compile(r"\bRIP=([0-9a-f]+)")
+_RIP = re.compile(r"\b[RE]IP=([0-9a-f]+)")
 
 
 class Machine:

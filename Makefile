@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+# One verb per habit. `make demo` and `make test` install what they need first.
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+export MESSAGE
+
+.PHONY: setup demo test lint format bench protos clean
+
+setup: ## install system packages, the virtual environment and the guest image (idempotent)
+	@PYTHON="$(PYTHON)" bash scripts/setup.sh
+
+demo: setup ## the main job in five scenarios; MESSAGE=... is what the containers print
+	@$(BIN)/sealpod demo --message "$$MESSAGE"
+
+test: setup ## everything, end-to-end scenarios included
+	$(BIN)/pytest
+
+lint: setup ## format, style, types, ranks
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup ## pod start against its floor, phase by phase
+	$(BIN)/python bench/pod_start.py
+
+protos: setup ## regenerate the protobuf modules
+	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=src --pyi_out=src proto/sealpod/wire/pb/*.proto
+
+clean: ## remove what make made here; the download cache stays
+	rm -rf .venv .demo .stamps build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache src/*.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
