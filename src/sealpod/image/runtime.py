@@ -2,9 +2,9 @@
 """What to run: the image's configuration, the caller's overrides, and the root file system's users.
 
 Commands follow Kubernetes: ``command`` replaces the entrypoint and drops the image's arguments, ``args``
-replaces the arguments. Users follow Docker: ``name``, ``uid``, ``name:group``, ``uid:gid``; a number needs no line in
-``/etc/passwd``. The two files are the image's own and are read inside its root, where a link cannot point
-out of it.
+replaces the arguments. Users follow Docker: ``name``, ``uid``, ``name:group``, ``uid:gid``; a number needs no
+line in ``/etc/passwd``. The two files are the image's own and are read inside its root, where a link cannot
+point out of it.
 """
 
 from __future__ import annotations
