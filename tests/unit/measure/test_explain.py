@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sealpod.measure.components import Components
+from sealpod.measure.explain import MAX_WORDS, Difference, explain
+
+REFERENCE = Components("f" * 64, "1" * 64, "2" * 64, "console=ttyS0 quiet panic=1", "d" * 64)
+BARE = Components("f" * 64, None, None, None, "f" * 64)
+
+
+def command_line(actual: str, reference: str = "console=ttyS0 quiet panic=1") -> str:
+    (found,) = explain(
+        replace(REFERENCE, cmdline=reference), replace(REFERENCE, cmdline=actual, digest="e" * 64)
+    )
+    assert found.part == "command line"
+    return found.detail
+
+
+def test_equal_guests_differ_in_nothing() -> None:
+    assert explain(REFERENCE, REFERENCE) == ()
+
+
+def test_each_part_is_named_with_both_hashes() -> None:
+    actual = replace(REFERENCE, firmware="a" * 64, kernel="b" * 64, initrd="c" * 64, digest="e" * 64)
+    found = explain(REFERENCE, actual)
+    assert [difference.part for difference in found] == ["firmware", "kernel", "initrd"]
+    assert "a" * 64 in found[0].detail
+    assert "f" * 64 in found[0].detail
+    assert str(found[1]).startswith("kernel differs: SHA-256 is bbbb")
+
+
+def test_the_command_line_is_compared_word_by_word() -> None:
+    assert command_line("console=ttyS0 debug panic=1") == "word 2 is 'debug', the reference has 'quiet'"
+    assert command_line("console=ttyS0 quiet panic=1 x=y") == "word 4 'x=y' is not in the reference"
+    assert command_line("console=ttyS0 panic=1") == "the reference's word 2 'quiet' is missing"
+
+
+def test_one_changed_byte_is_found_in_a_long_line() -> None:
+    words = [f"option{n}=value" for n in range(300)]
+    changed = [*words[:200], "option200=valuf", *words[201:]]
+    assert command_line(" ".join(changed), " ".join(words)) == (
+        "word 201 is 'option200=valuf', the reference has 'option200=value'"
+    )
+
+
+def test_blanks_count() -> None:
+    assert command_line("console=ttyS0  quiet panic=1") == "word 2 '' is not in the reference"
+
+
+def test_text_of_the_command_line_cannot_steer_a_terminal() -> None:
+    detail = command_line("console=ttyS0 \x1b[2J panic=1")
+    assert "\x1b" not in detail
+    assert "\\x1b[2J" in detail
+
+
+def test_many_changes_are_counted() -> None:
+    reference = " ".join(f"same{n} old{n}" for n in range(20))
+    actual = " ".join(f"same{n} new{n}" for n in range(20))
+    detail = command_line(actual, reference)
+    assert detail.count("the reference has") == MAX_WORDS
+    assert detail.endswith(f"; and {20 - MAX_WORDS} more")
+
+
+def test_a_kernel_that_is_measured_on_one_side_only() -> None:
+    assert [found.part for found in explain(BARE, REFERENCE)] == ["kernel", "initrd", "command line"]
+    assert explain(REFERENCE, BARE)[-1] == Difference("command line", "is not measured")
+    assert explain(BARE, REFERENCE)[-1].detail == "is measured, in the reference it is not"
+
+
+def test_a_record_whose_digest_does_not_follow_from_its_parts() -> None:
+    (found,) = explain(REFERENCE, replace(REFERENCE, digest="e" * 64))
+    assert found.part == "digest"
+
+
+words = st.lists(st.text("abc=", max_size=4), max_size=12).map(" ".join)
+
+
+@given(words, words)
+def test_a_difference_is_reported_exactly_when_there_is_one(first: str, second: str) -> None:
+    found = explain(replace(REFERENCE, cmdline=first), replace(REFERENCE, cmdline=second))
+    assert bool(found) is (first != second)
+    assert all(difference.detail for difference in found)
