@@ -7,11 +7,11 @@ Encryption leaves this document as it is and in the clear: environment and label
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from sealpod.errors import DecodeError
-from sealpod.oci.descriptor import NOTHING
+from sealpod.oci.descriptor import nothing
 from sealpod.oci.digest import Digest
 from sealpod.oci.manifest import MAX_LAYERS
 from sealpod.wire import strictjson
@@ -30,7 +30,7 @@ class ImageConfig:
     cmd: tuple[str, ...] = ()
     working_dir: str = ""
     user: str = ""
-    labels: Mapping[str, str] = NOTHING
+    labels: Mapping[str, str] = field(default_factory=nothing)
     diff_ids: tuple[Digest, ...] = ()
     stop_signal: str = ""
 

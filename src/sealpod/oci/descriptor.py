@@ -5,15 +5,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from sealpod.errors import DecodeError
 from sealpod.oci.digest import Digest
 from sealpod.wire import strictjson
 
-NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 _KNOWN: Final = ("mediaType", "digest", "size", "annotations", "platform")
+
+
+def nothing() -> Mapping[str, Any]:
+    """No members: the default of a mapping field; one shared value is refused by Python before 3.12."""
+    return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +38,9 @@ class Descriptor:
     media_type: str
     digest: Digest
     size: int
-    annotations: Mapping[str, str] = NOTHING
+    annotations: Mapping[str, str] = field(default_factory=nothing)
     platform: Platform | None = None
-    extra: Mapping[str, object] = field(default=NOTHING, repr=False)
+    extra: Mapping[str, object] = field(default_factory=nothing, repr=False)
 
     @classmethod
     def from_json(cls, document: dict[str, object], *, what: str) -> Descriptor:

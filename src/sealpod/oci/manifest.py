@@ -13,7 +13,7 @@ from typing import Final
 
 from sealpod.errors import DecodeError, NotFoundError
 from sealpod.oci import mediatypes
-from sealpod.oci.descriptor import NOTHING, Descriptor, Platform, descriptors
+from sealpod.oci.descriptor import Descriptor, Platform, descriptors, nothing
 from sealpod.wire import strictjson
 
 MAX_MANIFEST: Final = 4 * 1024 * 1024  # bytes; distribution spec, "registries SHOULD" limit
@@ -31,8 +31,8 @@ class Manifest:
     config: Descriptor
     layers: tuple[Descriptor, ...]
     media_type: str = mediatypes.OCI_MANIFEST
-    annotations: Mapping[str, str] = NOTHING
-    extra: Mapping[str, object] = field(default=NOTHING, repr=False)
+    annotations: Mapping[str, str] = field(default_factory=nothing)
+    extra: Mapping[str, object] = field(default_factory=nothing, repr=False)
 
     @classmethod
     def decode(cls, data: bytes) -> Manifest:
@@ -74,7 +74,7 @@ class Index:
 
     manifests: tuple[Descriptor, ...]
     media_type: str = mediatypes.OCI_INDEX
-    annotations: Mapping[str, str] = NOTHING
+    annotations: Mapping[str, str] = field(default_factory=nothing)
 
     @classmethod
     def decode(cls, data: bytes) -> Index:
