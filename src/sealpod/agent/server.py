@@ -31,13 +31,22 @@ Handler = Callable[[bytes], bytes]
 
 
 class Server:
-    """Serves ``methods`` (by service and method name) on ``descriptor`` until :meth:`serve` returns."""
+    """Serves ``methods`` (by service and method name) on ``descriptor`` until :meth:`serve` returns.
+
+    ``after`` holds what to do once a method's answer is out, if it was a success.
+    """
 
     def __init__(
-        self, descriptor: int, methods: Mapping[tuple[str, str], Handler], console: Console | None = None
+        self,
+        descriptor: int,
+        methods: Mapping[tuple[str, str], Handler],
+        console: Console | None = None,
+        *,
+        after: Mapping[tuple[str, str], Callable[[], None]] | None = None,
     ) -> None:
         self._descriptor = descriptor
         self._methods = methods
+        self._after = after or {}
         self._console = console or Console()
         self._writing = threading.Lock()
         self._calls = threading.BoundedSemaphore(MAX_CALLS)
@@ -82,9 +91,13 @@ class Server:
 
     def _run(self, stream: int, request: Request) -> None:
         try:
-            self._reply(stream, self._answer(request))
+            response = self._answer(request)
+            self._reply(stream, response)
         finally:
             self._calls.release()
+        follow = self._after.get((request.service, request.method))
+        if follow is not None and not response.code:
+            follow()
 
     def _answer(self, request: Request) -> Response:
         handler = self._methods.get((request.service, request.method))

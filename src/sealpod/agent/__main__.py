@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python3 -I -m sealpod.agent``: the guest's first and only program.
+
+The order is made for an emulated processor, where imports are most of the start: mount, open the channel, say
+that the agent is ready, then import what pulling needs in the background while the host's first calls
+are answered. If PID 1 fails, it says why on the console and powers the machine off.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+
+from sealpod.agent import boot, channel, parameters
+from sealpod.agent.console import Console
+from sealpod.agent.images import Images
+from sealpod.agent.reaper import Reaper
+from sealpod.agent.runtime import Runtime
+from sealpod.agent.sandbox import ROOT, Sandbox
+from sealpod.agent.server import Server
+from sealpod.agent.service import Service
+from sealpod.errors import DecodeError, SealpodError, UsageError
+from sealpod.wire.agentapi import AGENT
+
+HELP = "The guest's agent. Runs as PID 1 of a sealpod guest; there is nothing to run by hand."
+
+
+def run(console: Console) -> None:
+    """Serve until the machine is told to end."""
+    boot.prepare()
+    settings = parameters.parse(boot.command_line())
+    console.verbose = settings.debug
+    port = channel.open_port()
+    console.say("agent ready")
+    images = Images(settings, os.path.join(ROOT, "image"), console)
+    threading.Thread(target=images.prepare, name="prepare", daemon=True).start()
+    reaper = Reaper()
+    reaper.start()
+    service = Service(Sandbox(images.pull, reaper, Runtime(reaper)))
+    ended = threading.Event()
+    threading.Thread(target=_serve, args=(port, service, console, ended), name="serve", daemon=True).start()
+    ended.wait()
+
+
+def _serve(port: int, service: Service, console: Console, ended: threading.Event) -> None:
+    """One server per connection of the host, until the sandbox is destroyed."""
+    try:
+        while True:
+            channel.wait_for_host(port)
+            after = {(AGENT, "DestroySandbox"): ended.set}
+            try:
+                Server(port, service.methods(), console, after=after).serve()
+            except DecodeError as exc:
+                console.say(exc.one_line())
+    except Exception as exc:  # noqa: BLE001 (without this thread nobody could end the machine)
+        console.say(f"agent failed: {describe(exc)}")
+        ended.set()
+
+
+def main() -> int:
+    """Console entry point."""
+    console = Console()
+    if os.getpid() != 1:
+        sys.stdout.write(f"{HELP}\n")
+        return 0 if "--help" in sys.argv else UsageError.exit_status
+    try:
+        run(console)
+    except BaseException as exc:  # noqa: BLE001 (PID 1 must not end, whatever happened)
+        console.say(f"agent failed: {describe(exc)}")
+    return boot.power_off()
+
+
+def describe(exc: BaseException) -> str:
+    """An error in one line."""
+    return exc.one_line() if isinstance(exc, SealpodError) else f"{type(exc).__name__}: {exc}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""crun, the program that makes containers: create, start, kill, delete.
+
+Its messages go to a log file, not to standard error, because while it creates a container its standard
+error is already the container's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Final
+
+from sealpod.agent.reaper import Reaper
+from sealpod.errors import DeadlineError, NotFoundError, OperationError, SealpodError
+
+CRUN: Final = "/usr/bin/crun"
+STATE: Final = "/run/crun"
+TIMEOUT: Final = 120.0
+"""Seconds for one run of crun; natively it takes 20 ms, an emulated guest needs seconds under load."""
+MAX_LOG: Final = 64 * 1024
+"""Bytes of log looked at, from its end."""
+ENVIRONMENT: Final = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+
+
+class Runtime:
+    """Runs crun and turns its failures into errors."""
+
+    def __init__(self, reaper: Reaper, *, binary: str = CRUN, state: str = STATE) -> None:
+        self._reaper = reaper
+        self._binary = binary
+        self._state = state
+
+    def create(self, container_id: str, bundle: str, standard: tuple[int, int, int]) -> int:
+        """Create a container from ``bundle``; the number of its first process, which waits to be started."""
+        pid_file = os.path.join(bundle, "pid")
+        self._run(
+            ["create", "--bundle", bundle, "--pid-file", pid_file, container_id],
+            os.path.join(bundle, "create.log"),
+            standard,
+        )
+        with open(pid_file, encoding="ascii") as file:
+            return int(file.read(16))
+
+    def start(self, container_id: str, bundle: str) -> None:
+        """Let the container's first process go."""
+        self._run(["start", container_id], os.path.join(bundle, "start.log"))
+
+    def kill_all(self, container_id: str, bundle: str, number: int) -> None:
+        """Send a signal to every process of the container."""
+        self._run(["kill", "--all", container_id, str(number)], os.path.join(bundle, "kill.log"))
+
+    def delete(self, container_id: str, bundle: str) -> None:
+        """Remove the container, killing what still runs."""
+        self._run(["delete", "--force", container_id], os.path.join(bundle, "delete.log"))
+
+    def _run(self, command: list[str], log: str, standard: tuple[int, int, int] | None = None) -> None:
+        options = [
+            "--root",
+            self._state,
+            "--cgroup-manager",
+            "cgroupfs",
+            "--log",
+            log,
+            "--log-format",
+            "json",
+        ]
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            pid = self._reaper.spawn(
+                [self._binary, *options, *command], standard or (null, null, null), ENVIRONMENT
+            )
+        finally:
+            os.close(null)
+        try:
+            status = self._reaper.wait(pid, TIMEOUT)
+        except DeadlineError:
+            os.kill(pid, 9)
+            raise
+        if status:
+            raise failure(command[0], read_log(log) or f"crun ended with status {status}")
+
+
+def read_log(path: str) -> str:
+    """The last error message in crun's JSON log, or nothing."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - MAX_LOG))
+            lines = file.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return ""
+    for line in reversed(lines):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and isinstance(entry.get("msg"), str) and entry["msg"]:
+            return str(entry["msg"])
+    return ""
+
+
+def failure(step: str, message: str) -> SealpodError:
+    """The error for a failed crun command; a missing program has its own code."""
+    if step == "create" and "executable file" in message:
+        return NotFoundError(
+            message, code="container.command-not-found", remedy="name a program that the image has"
+        )
+    return OperationError(f"cannot {step} the container: {message}", code=f"container.{step}")
