@@ -72,7 +72,7 @@ def open_sink(name: str, access: Access | None = None) -> OpenSink:
 
 
 def registry_source(reference: ImageReference, access: Access | None = None) -> ImageSource:
-    """The repository of ``reference`` as a source."""
+    """The repository of ``reference`` as a source. A guest turns ``access.plain_loopback`` off."""
     return RegistrySource(_client(reference, access or Access()))
 
 
