@@ -17,13 +17,14 @@ from pathlib import Path
 
 import pytest
 
-from sealpod.errors import AccessError, FirmwareError, UnavailableError, UsageError
+from sealpod.errors import AccessError, FirmwareError, OperationError, UnavailableError, UsageError
 from sealpod.platform.model import open_model
-from sealpod.platform.model.channel import Channel
+from sealpod.platform.model.channel import Channel, GuestMemory
 from sealpod.platform.model.client import ModelPlatform, start
 from sealpod.platform.model.commands import Command
 from sealpod.platform.model.messages import Response
 from sealpod.platform.model.process import ModelProcess
+from sealpod.platform.model.server import FLASH
 from sealpod.platform.port import LaunchSpec
 from sealpod.sev.policy import Policy
 from sealpod.sev.status import Status
@@ -115,6 +116,7 @@ def test_the_process_ends_when_its_peer_closes(state_dir: str) -> None:
 PARENT = """
 import os, signal, sys, time
 from sealpod.platform.model.process import ModelProcess
+from sealpod.platform.model.server import FLASH
 process = ModelProcess(sys.argv[1])
 process.socket.setblocking(True)
 process.socket.recv(65536)
@@ -319,9 +321,6 @@ def test_garbage_from_the_operator_ends_the_process_with_a_reason(state_dir: str
 
 
 def test_an_unsealed_flash_copy_is_refused(state_dir: str) -> None:
-    from sealpod.platform.model.channel import GuestMemory
-    from sealpod.platform.model.server import FLASH
-
     async def main() -> None:
         platform = await start(state_dir)
         launch = await platform.launch(PLAIN)
@@ -365,5 +364,41 @@ def test_no_secret_in_the_process_environment_or_arguments(state_dir: str) -> No
         secret = Path(state_dir, "chip").read_bytes()[16:48]
         assert all(secret.hex().encode() not in argument for argument in arguments)
         assert arguments[-3:-1] == [b"--fd", arguments[-2]]
+
+    asyncio.run(main())
+
+
+def test_guest_memory_that_is_closed_is_told(state_dir: str) -> None:
+    async def main() -> None:
+        platform = await start(state_dir)
+        fd = os.memfd_create("closed")
+        os.close(fd)
+        with pytest.raises(OperationError) as caught:
+            await platform._channel.call(Command.DF_FLUSH, memory=GuestMemory(FLASH, fd))
+        assert caught.value.code == "platform.guest-memory"
+        assert (await platform.status()).state == 1
+        await platform.close()
+
+    asyncio.run(main())
+
+
+async def give_up_often(platform: ModelPlatform) -> None:
+    for _ in range(100):
+        call = asyncio.create_task(platform._channel.call(Command.DF_FLUSH, parts={"filler": bytes(60_000)}))
+        await asyncio.sleep(0)
+        call.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await call
+
+
+def test_a_standstill_with_callers_that_gave_up_is_noticed(state_dir: str) -> None:
+    async def main() -> None:
+        platform = await start(state_dir)
+        os.kill(platform.pid, signal.SIGSTOP)
+        with pytest.raises(UnavailableError) as caught:
+            await give_up_often(platform)
+        assert caught.value.code == "platform.silent"
+        assert gone(platform.pid)
+        await platform.close()
 
     asyncio.run(main())

@@ -101,10 +101,18 @@ class Channel:
         if len(packet) > MAX_MESSAGE:
             raise OperationError(f"a command of {len(packet)} bytes", code="platform.too-large")
         try:
-            # Never blocks: with one command under way at a time, the socket's buffer holds many packets.
+            # With one command under way the socket's buffer holds many packets; it is full only when a
+            # process that stands still was sent commands whose callers have all been cancelled.
             socket.send_fds(self.process.socket, [packet], fds)
+        except BlockingIOError:
+            raise self._silent(self._limit) from None
         except (BrokenPipeError, ConnectionResetError):
             raise self._died() from None
+        except OSError as error:
+            raise OperationError(
+                f"cannot pass the guest's memory to the model platform: {error.strerror}",
+                code="platform.guest-memory",
+            ) from error
 
     async def _receive(self, limit: float) -> Response:
         self._require_whole()

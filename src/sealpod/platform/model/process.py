@@ -23,7 +23,10 @@ _GRACE: Final = 2.0
 
 
 class ModelProcess:
-    """The firmware's process and this end of its socket (SOCK_SEQPACKET, not blocking)."""
+    """The firmware's process and this end of its socket (SOCK_SEQPACKET, not blocking).
+
+    The kernel ends it with the thread that started it: start it from the thread that runs the event loop.
+    """
 
     def __init__(self, state_dir: str) -> None:
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
