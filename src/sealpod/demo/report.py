@@ -27,6 +27,8 @@ class Result:
     explanation: tuple[str, ...] = ()
     """The guest owner's view: what differs from the reference."""
     as_expected: bool = False
+    console: tuple[str, ...] = ()
+    """The guest's last lines, when it did not end as expected."""
 
     def to_json(self) -> dict[str, object]:
         """The object of ``report.json``."""
@@ -52,6 +54,7 @@ def render(result: Result) -> str:
     if result.error:
         lines.append(f"          {result.error}")
     lines += [f"          owner:   {line}" for line in result.explanation]
+    lines += [f"          console | {line}" for line in result.console]
     steps = "  ".join(f"{phase.name} {phase.seconds:.1f}" for phase in result.phases)
     lines.append(f"          {steps}")
     return "\n".join(lines)

@@ -54,6 +54,7 @@ async def play(scenario: Scenario, host: Host, message: str, on_phase: Callable[
     except SealpodError as error:
         failure = error
     printed = output.decode(errors="replace").strip()
+    expected = _judge(scenario, failure, status, printed, message)
     error_text = failure.one_line() if failure else (f"the container exited with {status}" if status else "")
     return Result(
         name=scenario.name,
@@ -63,7 +64,8 @@ async def play(scenario: Scenario, host: Host, message: str, on_phase: Callable[
         launch_digest=seen.record.components.digest if seen.record else "",
         phases=tuple(seen.timeline.phases),
         explanation=_explanation(scenario, seen),
-        as_expected=_judge(scenario, failure, status, printed, message),
+        as_expected=expected,
+        console=() if expected else seen.console,
     )
 
 

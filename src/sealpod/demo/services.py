@@ -106,7 +106,7 @@ async def _announced(process: asyncio.subprocess.Process, log: str) -> str:
             with open(log, encoding="utf-8", errors="replace") as source:
                 for line in source:
                     if LISTENING in line and line.endswith("\n"):
-                        return line.rsplit(LISTENING, 1)[1].split()[0]
+                        return line.rsplit(LISTENING, 1)[1].split()[0].rstrip(",")
             _still_running(process, f"the key broker (see {log})")
             await asyncio.sleep(POLL_SECONDS)
 
