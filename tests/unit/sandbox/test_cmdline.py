@@ -24,7 +24,7 @@ def test_plain() -> None:
 
 def test_offline_names_its_kbc() -> None:
     line = compose(GuestSettings(cpus=1, kbc="offline"))
-    assert line == PLAIN + " agent.aa_kbc_params=offline_sev_kbc::null"
+    assert line == PLAIN + " iomem=relaxed agent.aa_kbc_params=offline_sev_kbc::null"
 
 
 def test_online_names_the_broker_and_registries() -> None:
@@ -36,7 +36,7 @@ def test_online_names_the_broker_and_registries() -> None:
         extra=("x=1",),
     )
     assert compose(settings) == PLAIN.replace("nr_cpus=1", "nr_cpus=2") + (
-        " agent.aa_kbc_params=online_sev_kbc::10.0.2.2:44444 agent.insecure_registries=10.0.2.2:5000,r:80 x=1"
+        " iomem=relaxed agent.aa_kbc_params=online_sev_kbc::10.0.2.2:44444 agent.insecure_registries=10.0.2.2:5000,r:80 x=1"
     )
 
 
