@@ -7,7 +7,6 @@ import argparse
 import logging
 import signal
 import sys
-import threading
 from typing import TYPE_CHECKING, Final
 
 from sealpod.cli.kbs_common import DATABASE_VARIABLE, Nouns, add_database_option, database_url
@@ -61,6 +60,18 @@ def add_commands(nouns: Nouns) -> None:
 
 
 def _serve(args: argparse.Namespace) -> int:
+    # Blocked before gRPC starts its threads, which inherit that: a signal that one of them took would not
+    # wake the main thread.
+    signals = {signal.SIGTERM, signal.SIGINT}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        _serve_until(signals, args)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return 0
+
+
+def _serve_until(signals: set[signal.Signals], args: argparse.Namespace) -> None:
     from sealpod.kbs.core.policy import ALLOW_ALL
     from sealpod.kbs.server import ServerConfig, serve
 
@@ -72,13 +83,9 @@ def _serve(args: argparse.Namespace) -> int:
         amd_roots=not args.no_amd_roots,
         default_rule=ALLOW_ALL if args.default_policy is None else _read_rule(args.default_policy),
     )
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     with serve(config) as broker:
         print(f"listening on {broker.address}", file=sys.stderr, flush=True)
-        stop.wait()
-    return 0
+        signal.sigwait(signals)
 
 
 def _read_rule(path: str) -> Rule:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Engine, create_engine, event, inspect
 from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -45,12 +45,14 @@ def open_engine(url: str, *, pool_size: int = 5) -> Engine:
 
 
 def _create_tables(engine: Engine) -> None:
-    try:
-        schema.metadata.create_all(engine)
-    except SQLAlchemyError:
-        # Another process may have made a table between our look and our statement; look again.
-        with translated():
-            schema.metadata.create_all(engine)
+    with translated():
+        if schema.metadata.tables.keys() <= set(inspect(engine).get_table_names()):
+            return
+        with engine.begin() as connection:
+            if engine.dialect.name == "sqlite":
+                # Held while looking again and creating: two processes may start at the same time.
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            schema.metadata.create_all(connection)
 
 
 @contextmanager
