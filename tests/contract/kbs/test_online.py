@@ -11,6 +11,10 @@ from typing import Any
 
 import pytest
 
+from sealpod.errors import SealpodError
+from sealpod.kbc.online import OnlineClient
+from sealpod.secret import SecretBytes
+
 GUID = "2cf13667-ea72-4013-9dd6-155e89c5a28f"
 CONNECTION_GUID = "1ee27366-0c87-43a6-af48-28543eaf7cb0"
 KEY_B64 = "RcHGava52DPvj1uoIk/NVDYlwxi0A6yyIZ8ilhEX3X4="
@@ -145,3 +149,15 @@ def test_bad_requests(host: Any, details: Any, prefix: str, code: str) -> None:
     refused = host.client.refusal(host.client.online, host.connect()["client_id"], *details)
     assert refused.text.startswith(prefix)
     assert refused.code == code
+
+
+def test_the_guests_own_client(host: Any, broker: Any) -> None:
+    """HTTP/2 and protobuf of the guest side, which share no code with gRPC's."""
+    address, port = broker.address.rsplit(":", 1)
+    connection = host.connect()
+    secret = SecretBytes(json.dumps(connection).encode())
+    client = OnlineClient.open(f"{address}:{port}", lambda _: secret)
+    assert client.get_secret("key", "key_id1").reveal() == KEY
+    with pytest.raises(SealpodError, match="no rows returned") as caught:
+        client.get_secret("key", "nope")
+    assert caught.value.code == "secret.unknown"
