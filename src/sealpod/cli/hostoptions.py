@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of every command that launches guests, and opening what they name."""
+"""Options of every command that launches guests."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
 from sealpod.errors import UsageError
 
 if TYPE_CHECKING:
-    from sealpod.sandbox.launch import Host
+    from sealpod.sandbox.host import HostOptions
     from sealpod.sandbox.spec import GuestFiles
 
 
@@ -51,28 +49,15 @@ def guest_files(args: argparse.Namespace) -> GuestFiles:
     return GuestFiles(os.path.abspath(image.firmware), image.kernel, image.initrd)
 
 
-@contextlib.asynccontextmanager
-async def open_host(args: argparse.Namespace, note: Callable[[str], None]) -> AsyncIterator[Host]:
-    """Platform and QEMU for the length of the block. ``note`` takes sentences for the user."""
+def host_options(args: argparse.Namespace, *, platform_state: str = "") -> HostOptions:
+    """The options as the sandbox takes them."""
     from sealpod.guestimage.cache import cache_directory
-    from sealpod.platform.model import open_model
-    from sealpod.platform.model.paths import default_state_dir
-    from sealpod.qemu.acceleration import choose_accelerator
-    from sealpod.qemu.binary import find_qemu
-    from sealpod.sandbox.launch import Host
+    from sealpod.sandbox.host import HostOptions
 
-    if args.platform == "device":
-        raise UsageError(
-            "the driver for /dev/sev is not part of this version",
-            code="platform.device",
-            remedy="use --platform model",
-        )
-    qemu = await find_qemu(args.qemu)
-    accelerator, why = await choose_accelerator(qemu, cache_directory(), args.accelerator)
-    if accelerator == "tcg" and args.accelerator == "auto":
-        note(why)
-    platform = await open_model(args.platform_state or default_state_dir(), progress=note)
-    try:
-        yield Host(platform, qemu, accelerator)
-    finally:
-        await platform.close()
+    return HostOptions(
+        cache=cache_directory(),
+        platform=args.platform,
+        platform_state=platform_state or args.platform_state or "",
+        qemu=args.qemu or "",
+        accelerator=args.accelerator,
+    )

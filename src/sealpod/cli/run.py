@@ -7,7 +7,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from sealpod.cli.hostoptions import add_host_arguments, guest_files, open_host
+from sealpod.cli.hostoptions import add_host_arguments, guest_files, host_options
 from sealpod.cli.progress import Progress
 from sealpod.errors import SealpodError, UsageError
 
@@ -130,6 +130,7 @@ async def _dry_run(args: argparse.Namespace, spec: PodSpec) -> int:
 
 
 async def _run(args: argparse.Namespace, spec: PodSpec, image: str) -> int:
+    from sealpod.sandbox.host import open_host
     from sealpod.sandbox.launch import Observation
     from sealpod.sandbox.pod import run_pod
     from sealpod.sandbox.timeline import Timeline
@@ -144,7 +145,7 @@ async def _run(args: argparse.Namespace, spec: PodSpec, image: str) -> int:
         target.flush()
 
     try:
-        async with open_host(args, progress.note) as host:
+        async with open_host(host_options(args), progress.note) as host:
             if host.platform.kind == "model":
                 progress.note("software model of the SEV firmware: measured and attested, not protected")
             return await run_pod(

@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from sealpod.demo.report import Result
+from sealpod.demo.stage import Stage
 from sealpod.errors import SealpodError
 from sealpod.measure.components import Components
 from sealpod.measure.explain import explain
-from sealpod.sandbox.launch import Host, Observation
+from sealpod.sandbox.host import Host
+from sealpod.sandbox.launch import Observation
 from sealpod.sandbox.pod import run_pod
-from sealpod.sandbox.spec import PodSpec
 from sealpod.sandbox.timeline import Timeline
 
 MAXIMUM_OUTPUT: Final = 65536  # bytes of a container's output that are kept
@@ -33,13 +34,25 @@ class Scenario:
     """One run. ``expected_error`` is empty when the container must run and print the message."""
 
     name: str
-    spec: PodSpec
-    image: str
     expected_error: str = ""
-    reference: Components | None = None
+    reference: str = ""
+    """The scenario whose reference the guest owner compares the launch with."""
+    stranger: bool = False
+    """Launch on the platform the broker does not trust."""
 
 
-async def play(scenario: Scenario, host: Host, message: str, on_phase: Callable[[str], None]) -> Result:
+SCENARIOS: Final = (
+    Scenario("plain"),
+    Scenario("offline"),
+    Scenario("online"),
+    Scenario("tampered", expected_error="fw digest not valid", reference="offline"),
+    Scenario("stranger", expected_error="[chain.untrusted-root]", stranger=True),
+)
+
+
+async def play(
+    scenario: Scenario, stage: Stage, host: Host, message: str, on_phase: Callable[[str], None]
+) -> Result:
     """Run a scenario and judge it."""
     seen = Observation(Timeline(on_start=on_phase))
     output = bytearray()
@@ -50,7 +63,8 @@ async def play(scenario: Scenario, host: Host, message: str, on_phase: Callable[
     failure: SealpodError | None = None
     status = 0
     try:
-        status = await run_pod(host, scenario.spec, scenario.image, (), seen, stdout=keep, stderr=keep)
+        spec, image = stage.specs[scenario.name], stage.inside(scenario.name)
+        status = await run_pod(host, spec, image, (), seen, stdout=keep, stderr=keep)
     except SealpodError as error:
         failure = error
     printed = output.decode(errors="replace").strip()
@@ -63,7 +77,7 @@ async def play(scenario: Scenario, host: Host, message: str, on_phase: Callable[
         error=error_text,
         launch_digest=seen.record.components.digest if seen.record else "",
         phases=tuple(seen.timeline.phases),
-        explanation=_explanation(scenario, seen),
+        explanation=_explanation(stage.references.get(scenario.reference), seen),
         as_expected=expected,
         console=() if expected else seen.console,
     )
@@ -75,8 +89,8 @@ def _judge(scenario: Scenario, failure: SealpodError | None, status: int, printe
     return failure is None and status == 0 and printed == message
 
 
-def _explanation(scenario: Scenario, seen: Observation) -> tuple[str, ...]:
-    if scenario.reference is None or seen.record is None:
+def _explanation(reference: Components | None, seen: Observation) -> tuple[str, ...]:
+    if reference is None or seen.record is None:
         return ()
-    differences = explain(scenario.reference, seen.record.components)
+    differences = explain(reference, seen.record.components)
     return tuple(f"the {difference.part} differs: {difference.detail}" for difference in differences)

@@ -20,7 +20,7 @@ KbcMode = Literal["online", "offline", "none"]
 MAXIMUM_LENGTH: Final = 2047
 # The firmware describes the secret area in a table that lies among the ACPI tables. A kernel without the
 # efi_secret module shows those to root's /dev/mem only with this; ordinary memory stays closed to it.
-SECRET_ACCESS: Final = "iomem=relaxed"
+IOMEM: Final = "iomem=relaxed"
 CONSTANTS: Final = (
     "tsc=reliable",
     "no_timer_check",
@@ -74,10 +74,10 @@ def _kbc(settings: GuestSettings) -> list[str]:
     if settings.kbc == "none":
         return []
     if settings.kbc == "offline":
-        return [SECRET_ACCESS, "agent.aa_kbc_params=offline_sev_kbc::null"]
+        return [IOMEM, "agent.aa_kbc_params=offline_sev_kbc::null"]
     if not settings.kbs:
         raise UsageError("the online KBC needs the key broker's address", remedy="give --kbs HOST:PORT")
-    return [SECRET_ACCESS, f"agent.aa_kbc_params=online_sev_kbc::{settings.kbs}"]
+    return [IOMEM, f"agent.aa_kbc_params=online_sev_kbc::{settings.kbs}"]
 
 
 def _registries(registries: Sequence[str]) -> list[str]:

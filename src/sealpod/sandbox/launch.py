@@ -21,26 +21,17 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from sealpod.errors import UsageError
-from sealpod.platform.port import Launch, LaunchSpec, Measured, Platform
+from sealpod.platform.port import Launch, LaunchSpec, Measured
 from sealpod.qemu.arguments import MachineSpec
-from sealpod.qemu.binary import Qemu
 from sealpod.qemu.machine import Machine, start_machine
 from sealpod.sandbox.agent import AgentClient
 from sealpod.sandbox.boot import wait_for_agent
 from sealpod.sandbox.broker import Broker, Bundle, Evidence, connect
 from sealpod.sandbox.channel import Channel
+from sealpod.sandbox.host import Host
 from sealpod.sandbox.inputs import LaunchInputs, read_inputs
 from sealpod.sandbox.spec import LaunchRecord, PodSpec
 from sealpod.sandbox.timeline import Timeline
-
-
-@dataclass(frozen=True, slots=True)
-class Host:
-    """What launches guests on this machine."""
-
-    platform: Platform
-    qemu: Qemu
-    accelerator: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +73,10 @@ async def launch_guest(host: Host, spec: PodSpec, seen: Observation) -> AsyncIte
                 bundle = await broker.get_bundle(await host.platform.certificate_chain(), spec.policy)
                 seen.launch_id = bundle.launch_id
         with phase("start"):  # (2), (3)
-            launch = await host.platform.launch(_launch_spec(spec, inputs, bundle))
+            launch = await host.platform.launch(launch_spec(spec, inputs, bundle))
             scope.push_async_callback(launch.close)
             machine = await scope.enter_async_context(
-                start_machine(host.qemu, _machine_spec(name, host, spec, inputs, launch))
+                start_machine(host.qemu, machine_spec(name, host, spec, inputs, launch))
             )
             scope.callback(lambda: setattr(seen, "console", machine.console.tail()))
         with phase("measure"):  # (4)
@@ -96,7 +87,8 @@ async def launch_guest(host: Host, spec: PodSpec, seen: Observation) -> AsyncIte
         yield Guest(name, machine, agent)
 
 
-def _launch_spec(spec: PodSpec, inputs: LaunchInputs, bundle: Bundle | None) -> LaunchSpec:
+def launch_spec(spec: PodSpec, inputs: LaunchInputs, bundle: Bundle | None) -> LaunchSpec:
+    """What the platform is told of a pod."""
     return LaunchSpec(
         policy=spec.policy,
         godh=bundle.godh if bundle else None,
@@ -108,7 +100,8 @@ def _launch_spec(spec: PodSpec, inputs: LaunchInputs, bundle: Bundle | None) -> 
     )
 
 
-def _machine_spec(name: str, host: Host, spec: PodSpec, inputs: LaunchInputs, launch: Launch) -> MachineSpec:
+def machine_spec(name: str, host: Host, spec: PodSpec, inputs: LaunchInputs, launch: Launch) -> MachineSpec:
+    """What QEMU is told of a pod."""
     return MachineSpec(
         name=name,
         firmware=spec.files.firmware,

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from sealpod.errors import LaunchError, SealpodError, UnavailableError
-from sealpod.sandbox.launch import Guest, Host, Observation, launch_guest, power_off
+from sealpod.sandbox.host import Host
+from sealpod.sandbox.launch import Guest, Observation, launch_guest, power_off
 from sealpod.sandbox.network import NAMESERVER
 from sealpod.sandbox.spec import PodSpec
 

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Open what launches guests on this machine: the platform, QEMU, and how it accelerates."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from sealpod.errors import UsageError
+from sealpod.platform.model import open_model
+from sealpod.platform.model.paths import default_state_dir
+from sealpod.platform.port import Platform, PlatformKind
+from sealpod.qemu.acceleration import choose_accelerator
+from sealpod.qemu.binary import Qemu, find_qemu
+
+AUTO: Final = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class HostOptions:
+    """What a user may choose. Empty strings mean the default."""
+
+    cache: str
+    """Directory where the answer of the accelerator's probe is remembered."""
+    platform: PlatformKind | Literal["auto"] = "auto"
+    platform_state: str = ""
+    qemu: str = ""
+    accelerator: str = AUTO
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What launches guests on this machine."""
+
+    platform: Platform
+    qemu: Qemu
+    accelerator: str
+
+
+@contextlib.asynccontextmanager
+async def open_host(options: HostOptions, note: Callable[[str], None]) -> AsyncIterator[Host]:
+    """Platform and QEMU for the length of the block. ``note`` takes sentences for the user."""
+    if options.platform == "device":
+        raise UsageError(
+            "the driver for /dev/sev is not part of this version",
+            code="platform.device",
+            remedy="use --platform model",
+        )
+    qemu = await find_qemu(options.qemu or None)
+    accelerator, why = await choose_accelerator(qemu, options.cache, options.accelerator)
+    if accelerator == "tcg" and options.accelerator == AUTO:
+        note(why)
+    platform = await open_model(options.platform_state or default_state_dir(), progress=note)
+    try:
+        yield Host(platform, qemu, accelerator)
+    finally:
+        await platform.close()
