@@ -26,8 +26,11 @@ ENVIRONMENT: Final = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin
 class Runtime:
     """Runs crun and turns its failures into errors."""
 
-    def __init__(self, reaper: Reaper, *, binary: str = CRUN, state: str = STATE) -> None:
+    def __init__(
+        self, reaper: Reaper, *, binary: str = CRUN, state: str = STATE, cgroups: str = "cgroupfs"
+    ) -> None:
         self._reaper = reaper
+        self._cgroups = cgroups
         self._binary = binary
         self._state = state
 
@@ -55,16 +58,8 @@ class Runtime:
         self._run(["delete", "--force", container_id], os.path.join(bundle, "delete.log"))
 
     def _run(self, command: list[str], log: str, standard: tuple[int, int, int] | None = None) -> None:
-        options = [
-            "--root",
-            self._state,
-            "--cgroup-manager",
-            "cgroupfs",
-            "--log",
-            log,
-            "--log-format",
-            "json",
-        ]
+        options = ["--root", self._state, "--cgroup-manager", self._cgroups, "--log", log]
+        options += ["--log-format", "json"]
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
             pid = self._reaper.spawn(
