@@ -129,7 +129,11 @@ class RegistryClient:
         if reply.status != 401 or once:
             return reply
         challenges = parse_challenges(reply.header("WWW-Authenticate"))
-        header = self._answer(challenges, actions)
+        try:
+            header = self._answer(challenges, actions)
+        except BaseException:
+            reply.close()
+            raise
         if header is None or header == self._headers.get(actions):
             return reply
         reply.close()

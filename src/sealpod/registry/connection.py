@@ -114,10 +114,10 @@ class Connections:
     def __init__(
         self, insecure: Collection[str] = (), *, plain_loopback: bool = True, timeout: float = TIMEOUT
     ) -> None:
+        self._idle: dict[Endpoint, http.client.HTTPConnection] = {}
         self._insecure = frozenset(insecure)
         self._plain_loopback = plain_loopback
         self._timeout = timeout
-        self._idle: dict[Endpoint, http.client.HTTPConnection] = {}
 
     def allows_plain(self, endpoint: Endpoint) -> bool:
         """Whether HTTP without TLS is allowed there."""
@@ -165,6 +165,10 @@ class Connections:
         """Close the idle connections."""
         while self._idle:
             self._idle.popitem()[1].close()
+
+    def __del__(self) -> None:
+        # A source is handed about without an owner; its idle connections end with it.
+        self.close()
 
     def _exchange(
         self,
