@@ -9,7 +9,10 @@ The chain of readers, each of which speaks its verdict at the end of the stream:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Final
 
 from sealpod.errors import DecodeError, NotFoundError, RefusedError, SealpodError
 from sealpod.image.ports import ByteStream, ImageSource, KeyUnwrapper
@@ -21,6 +24,8 @@ from sealpod.ocicrypt import annotations as enc
 from sealpod.ocicrypt import keywrap, options
 from sealpod.ocicrypt.cipher import Decryptor
 from sealpod.ocicrypt.packet import AnnotationPacket
+
+_REMEDY: Final = "build the image again and push it; if that does not help, report how it was built"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +109,23 @@ def _most_telling(failures: list[SealpodError]) -> SealpodError:
     known = [error for error in failures if not isinstance(error, NotFoundError)]
     chosen = (known or failures)[0]
     others = [error.message for error in failures if error is not chosen]
-    return with_context(chosen, suffix=f" (other recipients: {'; '.join(others)})") if others else chosen
+    return _reword(chosen, f"{chosen.message} (other recipients: {'; '.join(others)})") if others else chosen
 
 
-def with_context(error: SealpodError, *, prefix: str = "", suffix: str = "") -> SealpodError:
-    """The same error with more words around its message."""
-    error.message = f"{prefix}{error.message}{suffix}"
-    error.args = (error.message,)
+@contextmanager
+def explained(prefix: str = "") -> Iterator[None]:
+    """Say where an error of the block happened, and what to do if nobody said so yet."""
+    try:
+        yield
+    except SealpodError as error:
+        # A registry's or key broker's failure is not cured by another image.
+        if not error.remedy and error.code.startswith(("image.", "decode.")):
+            error.remedy = _REMEDY
+        _reword(error, f"{prefix}{error.message}")
+        raise
+
+
+def _reword(error: SealpodError, message: str) -> SealpodError:
+    error.message = message
+    error.args = (message,)
     return error

@@ -27,7 +27,7 @@ from typing import Final
 
 from sealpod.errors import AccessError, DecodeError, OperationError, SealpodError, VerificationError
 from sealpod.image.inflate import open_inflated
-from sealpod.image.layer import LayerKey, open_compressed, unlock, with_context
+from sealpod.image.layer import LayerKey, explained, open_compressed, unlock
 from sealpod.image.ports import ByteStream, ImageSource, KeyUnwrapper, Progress, RawManifest
 from sealpod.image.unpack import Limits, unpack
 from sealpod.image.verify import ReportingReader, VerifyingReader, drain, read_all
@@ -93,6 +93,11 @@ def pull(
 
 def resolve(source: ImageSource, selector: str, platform: Platform) -> ResolvedImage:
     """Steps 1 to 3 for the image at a tag or digest."""
+    with explained():
+        return _resolve(source, selector, platform)
+
+
+def _resolve(source: ImageSource, selector: str, platform: Platform) -> ResolvedImage:
     # (1)
     raw = source.manifest(selector)
     if ":" in selector:
@@ -155,10 +160,8 @@ def _check_config(manifest: Manifest, config: ImageConfig, platform: Platform) -
 
 
 def _unlock(index: int, layer: Descriptor, unwrap: KeyUnwrapper | None) -> LayerKey | None:
-    try:
+    with explained(f"layer {index + 1}: "):
         return unlock(layer, unwrap)
-    except SealpodError as error:
-        raise with_context(error, prefix=f"layer {index + 1}: ") from error.__cause__
 
 
 def _unpack_layers(
@@ -178,12 +181,9 @@ def _unpack_layers(
         os.mkdir(target, 0o755)
         lowers = tuple(os.path.join(directory, name) for name in reversed(names))
         what = f"layer {index + 1} of {len(layers)}"
-        try:
-            with closing(open_compressed(source, layer, key)) as stream:
-                counted = ReportingReader(stream, what, layer.size, progress)
-                _unpack_layer(counted, layer.media_type, diff_id, target, lowers, limits)
-        except SealpodError as error:
-            raise with_context(error, prefix=f"{what}: ") from error.__cause__
+        with explained(f"{what}: "), closing(open_compressed(source, layer, key)) as stream:
+            counted = ReportingReader(stream, what, layer.size, progress)
+            _unpack_layer(counted, layer.media_type, diff_id, target, lowers, limits)
         names.append(str(index))
     return names
 

@@ -75,6 +75,7 @@ def refuse(
         take(source, store, unwrap)
     assert caught.value.code == code
     assert os.listdir(store) == []
+    assert caught.value.remedy or kind is not DecodeError
     return caught.value
 
 
