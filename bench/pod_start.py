@@ -66,6 +66,7 @@ async def command(stage: Stage, name: str, samples: Samples) -> None:
     """One ``sealpod run``, as a user starts it, to the first byte of output."""
     spec = stage.specs[name]
     words = ["run", "-q", "--kbc", spec.kbc, "--kbs", spec.kbs, "--memory", str(spec.memory)]
+    words += ["--firmware", spec.files.firmware, "--kernel", spec.files.kernel, "--initrd", spec.files.initrd]
     words += ["--platform-state", stage.platform, stage.image(name)]
     begin = time.monotonic()
     process = await asyncio.create_subprocess_exec(

@@ -15,7 +15,9 @@
     ├── ConflictError            it exists already, or was used already               exit 5
     ├── UnavailableError         a peer cannot be reached or does not answer          exit 6
     ├── AccessError              the operating system or the peer forbids it          exit 7
-    └── DeadlineError            it took longer than its limit                        exit 124
+    ├── DeadlineError            it took longer than its limit                        exit 124
+    └── InterruptError           the user stopped it (Ctrl-C)                         exit 130
+        └── TerminateError       the system stopped it (SIGTERM)                      exit 143
 
 A subclass names the fault; ``code`` names the reason (``area.reason``, lower case, stable across
 releases); ``remedy`` says what the reader can do. The exit status comes from the class, so that a script
@@ -148,3 +150,18 @@ class DeadlineError(SealpodError):
 
     exit_status = 124
     default_code = "time.exceeded"
+
+
+class InterruptError(SealpodError):
+    """The user stopped it; what it had begun was undone."""
+
+    exit_status = 130
+    default_code = "run.interrupted"
+    default_remedy = "nothing was left behind, start it again"
+
+
+class TerminateError(InterruptError):
+    """The system stopped it with SIGTERM; what it had begun was undone."""
+
+    exit_status = 143
+    default_code = "run.terminated"

@@ -23,6 +23,8 @@ FROZEN = {
     "UnavailableError": (6, "peer.unavailable"),
     "AccessError": (7, "access.denied"),
     "DeadlineError": (124, "time.exceeded"),
+    "InterruptError": (130, "run.interrupted"),
+    "TerminateError": (143, "run.terminated"),
 }
 
 

@@ -5,24 +5,32 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Coroutine
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from sealpod.errors import InterruptError, TerminateError
 
 Result = TypeVar("Result")
-TERMINATED: Final = 128 + signal.SIGTERM
 
 
-def run_async(work: Coroutine[Any, Any, Result]) -> Result:
-    """The result. Ctrl-C raises KeyboardInterrupt, SIGTERM SystemExit(143), both after the clean-up."""
-    return asyncio.run(_with_signals(work))
+def run_async(work: Coroutine[Any, Any, Result], doing: Callable[[], str] = lambda: "") -> Result:
+    """The result. Ctrl-C raises InterruptError and SIGTERM TerminateError, both after the clean-up.
+
+    ``doing`` says what was going on, for the error's text.
+    """
+    return asyncio.run(_with_signals(work, doing))
 
 
-async def _with_signals(work: Coroutine[Any, Any, Result]) -> Result:
+async def _with_signals(work: Coroutine[Any, Any, Result], doing: Callable[[], str]) -> Result:
     loop = asyncio.get_running_loop()
     task: asyncio.Task[Result] = loop.create_task(work)
     received: list[int] = []
+    during = ""
 
     def stop(number: int) -> None:
+        nonlocal during
+        if not received:
+            during = f" while {doing()}" if doing() else ""
         received.append(number)
         task.cancel()
 
@@ -34,5 +42,5 @@ async def _with_signals(work: Coroutine[Any, Any, Result]) -> Result:
         if not received:
             raise
     if received[0] == signal.SIGTERM:
-        raise SystemExit(TERMINATED)
-    raise KeyboardInterrupt
+        raise TerminateError(f"terminated{during}")
+    raise InterruptError(f"interrupted{during}")

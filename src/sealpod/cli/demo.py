@@ -37,16 +37,16 @@ def run(args: argparse.Namespace) -> int:
     message = args.message or f"hello from the guest {secrets.token_hex(4)}"
     if not message.isprintable() or len(message) > MAXIMUM_MESSAGE or message != message.strip():
         raise UsageError(f"the message is one line of at most {MAXIMUM_MESSAGE} characters")
-    return run_async(_demo(args, message))
+    progress = Progress(quiet=args.quiet)
+    return run_async(_demo(args, message, progress), lambda: progress.current)
 
 
-async def _demo(args: argparse.Namespace, message: str) -> int:
+async def _demo(args: argparse.Namespace, message: str, progress: Progress) -> int:
     from sealpod.demo.report import encode, render, write
     from sealpod.demo.scenarios import SCENARIOS, play
     from sealpod.demo.stage import open_stage
     from sealpod.sandbox.host import open_host
 
-    progress = Progress(quiet=args.quiet)
     directory = os.path.abspath(args.directory)
     results = []
     async with open_stage(directory, guest_files(args), message, progress.step) as stage:

@@ -14,9 +14,7 @@ import os
 import sys
 from typing import Final, Protocol, cast
 
-from sealpod.errors import SealpodError
-
-INTERRUPTED: Final = 130
+from sealpod.errors import InterruptError, SealpodError
 
 # Name, module, one line of help. The help stands here too so that listing it imports nothing.
 COMMANDS: Final[tuple[tuple[str, str, str], ...]] = (
@@ -31,7 +29,7 @@ COMMANDS: Final[tuple[tuple[str, str, str], ...]] = (
 
 EPILOG: Final = """\
 Exit status: 0 done; 1 failed; 2 wrong usage; 3 refused by policy or verification; 4 not found;
-5 conflict; 6 a peer is unavailable; 7 no permission; 124 deadline passed; 130 interrupted.
+5 conflict; 6 a peer is unavailable; 7 no permission; 124 deadline passed; 130 interrupted; 143 terminated.
 `sealpod run` exits with the container's own status.
 """
 
@@ -95,8 +93,9 @@ def main() -> int:
         print(f"sealpod: error: {error.one_line()}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
-        print("sealpod: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        error = InterruptError("interrupted")
+        print(f"sealpod: error: {error.one_line()}", file=sys.stderr)
+        return error.exit_status
     except BrokenPipeError:
         # The reader of our output went away (`sealpod ... | head`); nothing is left to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

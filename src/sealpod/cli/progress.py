@@ -32,9 +32,12 @@ class Progress:
         self._live = self._stream.isatty() and os.environ.get("TERM") != "dumb"
         self._begin = time.monotonic()
         self._shown = False
+        self.current = ""
+        """What is going on now."""
 
     def step(self, text: str) -> None:
         """A new step begins."""
+        self.current = text
         if self._quiet:
             return
         seconds = time.monotonic() - self._begin

@@ -78,7 +78,8 @@ def run(args: argparse.Namespace) -> int:
     spec, image = _pod(args)
     if args.dry_run:
         return run_async(_dry_run(args, spec))
-    return run_async(_run(args, spec, image))
+    progress = Progress(quiet=args.quiet)
+    return run_async(_run(args, spec, image, progress), lambda: progress.current)
 
 
 def _pod(args: argparse.Namespace) -> tuple[PodSpec, str]:
@@ -129,13 +130,12 @@ async def _dry_run(args: argparse.Namespace, spec: PodSpec) -> int:
     return 0
 
 
-async def _run(args: argparse.Namespace, spec: PodSpec, image: str) -> int:
+async def _run(args: argparse.Namespace, spec: PodSpec, image: str, progress: Progress) -> int:
     from sealpod.sandbox.host import open_host
     from sealpod.sandbox.launch import Observation
     from sealpod.sandbox.pod import run_pod
     from sealpod.sandbox.timeline import Timeline
 
-    progress = Progress(quiet=args.quiet)
     seen = Observation(Timeline(on_start=progress.phase))
 
     def write(stream: int, data: bytes) -> None:

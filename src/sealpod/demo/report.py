@@ -39,8 +39,6 @@ class Result:
             "error": self.error,
             "launchDigest": self.launch_digest,
             "phases": [{"name": phase.name, "seconds": round(phase.seconds, 3)} for phase in self.phases],
-            "explanation": list(self.explanation),
-            "asExpected": self.as_expected,
         }
 
 

@@ -13,9 +13,10 @@ from typing import Final
 
 from sealpod import errors
 
-# google.rpc.Code: 3 INVALID_ARGUMENT, 4 DEADLINE_EXCEEDED, 5 NOT_FOUND, 6 ALREADY_EXISTS,
+# google.rpc.Code: 1 CANCELLED, 3 INVALID_ARGUMENT, 4 DEADLINE_EXCEEDED, 5 NOT_FOUND, 6 ALREADY_EXISTS,
 # 7 PERMISSION_DENIED, 9 FAILED_PRECONDITION, 13 INTERNAL, 14 UNAVAILABLE, 15 DATA_LOSS, 16 UNAUTHENTICATED
 STATUS_OF_FAMILY: Final[tuple[tuple[type[errors.SealpodError], int], ...]] = (
+    (errors.InterruptError, 1),
     (errors.UsageError, 3),
     (errors.DeadlineError, 4),
     (errors.NotFoundError, 5),
