@@ -155,9 +155,15 @@ class RegistryClient:
             reply.close()
             url = urljoin(url, location)
             if endpoint.scheme == "https" and endpoint_of(url).scheme != "https":
-                raise RefusedError("the registry redirects from https to http", code="registry.redirect")
+                raise RefusedError(
+                    "the registry redirects from https to http",
+                    code="registry.redirect",
+                    remedy="serve its storage with TLS",
+                )
         raise OperationError(
-            f"the registry redirects more than {MAX_REDIRECTS} times", code="registry.redirect"
+            f"the registry redirects more than {MAX_REDIRECTS} times",
+            code="registry.redirect",
+            remedy="check the configuration of the registry",
         )
 
     def _answer(self, challenges: tuple[Challenge, ...], actions: str) -> str | None:
@@ -175,7 +181,11 @@ class RegistryClient:
             query["service"] = service
         realm = challenge.parameters["realm"]
         if endpoint_of(self._base).scheme == "https" and endpoint_of(realm).scheme != "https":
-            raise RefusedError("the registry's token service has no TLS", code="registry.redirect")
+            raise RefusedError(
+                "the registry's token service has no TLS",
+                code="registry.redirect",
+                remedy="serve the token service with TLS",
+            )
         url = f"{realm}{'&' if '?' in realm else '?'}{urlencode(query)}"
         headers = {"Authorization": self._credentials.basic()} if self._credentials is not None else {}
         reply = self._connections.send("GET", url, headers)
@@ -184,7 +194,11 @@ class RegistryClient:
         document = strictjson.parse_object(reply.read_all(MAX_ANSWER), what="token", limit=MAX_ANSWER)
         token = document.get("token") or document.get("access_token")
         if not isinstance(token, str) or not token.isascii() or not token.isprintable():
-            raise OperationError("the registry's token service gave no token", code="registry.token")
+            raise OperationError(
+                "the registry's token service gave no token",
+                code="registry.token",
+                remedy="look into the log of the token service",
+            )
         return token
 
     def _refusal(self, method: str, url: str, reply: Reply) -> SealpodError:
@@ -203,7 +217,7 @@ class RegistryClient:
             return AccessError(text, code="registry.denied", remedy="use an account that may do this")
         if status in TRANSIENT:
             return UnavailableError(text, code="registry.busy", remedy="try again later")
-        return OperationError(text, code="registry.status")
+        return OperationError(text, code="registry.status", remedy="look into the log of the registry")
 
 
 def _retry_after(reply: Reply, default: float) -> float:

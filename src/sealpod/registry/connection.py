@@ -233,7 +233,11 @@ def explain(authority: str, error: Exception) -> SealpodError:
     if isinstance(error, http.client.HTTPException | ConnectionError):
         text = str(error) or type(error).__name__
         return _unreachable(authority, f"the connection broke: {text}", "try again")
-    return OperationError(f"talking to the registry {authority} failed: {error}", code="registry.connection")
+    return OperationError(
+        f"talking to the registry {authority} failed: {error}",
+        code="registry.connection",
+        remedy="check the network, then try again",
+    )
 
 
 def _unreachable(authority: str, why: str, remedy: str) -> UnavailableError:
