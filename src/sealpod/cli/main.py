@@ -85,17 +85,19 @@ def dispatch(argv: list[str]) -> int:
     return command.run(parser.parse_args(argv[1:]))
 
 
+def _report(error: SealpodError) -> int:
+    print(f"sealpod: error: {error.one_line()}", file=sys.stderr)
+    return error.exit_status
+
+
 def main() -> int:
     """Console entry point."""
     try:
         return dispatch(sys.argv[1:])
     except SealpodError as error:
-        print(f"sealpod: error: {error.one_line()}", file=sys.stderr)
-        return error.exit_status
+        return _report(error)
     except KeyboardInterrupt:
-        error = InterruptError("interrupted")
-        print(f"sealpod: error: {error.one_line()}", file=sys.stderr)
-        return error.exit_status
+        return _report(InterruptError("interrupted"))
     except BrokenPipeError:
         # The reader of our output went away (`sealpod ... | head`); nothing is left to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
