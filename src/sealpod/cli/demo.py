@@ -48,6 +48,7 @@ async def _demo(args: argparse.Namespace, message: str, progress: Progress) -> i
     from sealpod.sandbox.host import open_host
 
     directory = os.path.abspath(args.directory)
+    progress.note("the platform is a software model of the SEV firmware: it attests, it protects nothing")
     results = []
     async with open_stage(directory, guest_files(args), message, progress.step) as stage:
         for scenario in SCENARIOS:
