@@ -27,6 +27,7 @@ from sealpod.qemu.process import spawn
 QMP_SECONDS: Final = 20.0  # longest answer: reading the flash of a guest under load
 EXIT_SECONDS: Final = 5.0
 STDERR_LINES: Final = 20
+QEMU_REMEDY: Final = "see what QEMU says, and that --qemu and --accelerator fit this machine"
 _RIP = re.compile(r"\b[RE]IP=([0-9a-f]+)")
 
 
@@ -111,7 +112,7 @@ class Machine:
         match = _RIP.search(str(answer))
         return None if match is None else int(match[1], 16)
 
-    def failure(self, message: str, *, code: str = "launch.qemu", remedy: str = "") -> LaunchError:
+    def failure(self, message: str, *, code: str = "launch.qemu", remedy: str = QEMU_REMEDY) -> LaunchError:
         """A LaunchError that carries what QEMU and the guest said last."""
         if self.exit_code is not None:
             message += f" (QEMU ended with status {self.exit_code})"

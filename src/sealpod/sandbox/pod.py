@@ -14,6 +14,7 @@ from sealpod.sandbox.network import NAMESERVER
 from sealpod.sandbox.spec import PodSpec
 
 GOODBYE_SECONDS: Final = 5.0
+CONSOLE: Final = "see the guest's console; a guest that ran out of memory needs more (--memory)"
 CONTAINER_ID: Final = "main"
 Writer = Callable[[bytes], None]
 
@@ -80,6 +81,9 @@ async def _explained(guest: Guest, error: UnavailableError) -> SealpodError:
         return LaunchError(
             "the guest's agent is gone while its virtual machine still runs",
             code="guest.agent-gone",
+            remedy=CONSOLE,
             console=guest.machine.console.tail(),
         )
-    return guest.machine.failure("the guest ended while its container ran", code="guest.ended")
+    return guest.machine.failure(
+        "the guest ended while its container ran", code="guest.ended", remedy=CONSOLE
+    )
