@@ -8,7 +8,7 @@ line is shared with the kernel. When a name stands twice, the last one counts, a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sealpod.errors import UsageError
 
@@ -17,8 +17,7 @@ TRUE = ("", "1", "true", "on", "yes")
 FALSE = ("0", "false", "off", "no")
 
 
-@dataclass(frozen=True, slots=True)
-class Parameters:
+class Parameters(NamedTuple):
     """What the command line decides."""
 
     aa_kbc_params: str = ""

@@ -8,7 +8,6 @@ options.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from typing import Final
 
@@ -46,6 +45,8 @@ def mount_overlay(layers: Sequence[str], directory: str, rootfs: str) -> None:
 
 def remove(directory: str, rootfs: str) -> None:
     """Undo :func:`mount_overlay`, also after it failed half way, and delete ``directory``."""
+    import shutil  # here, since it imports every compressor and few guests remove a container
+
     if os.path.ismount(rootfs):
         syscalls.unmount(rootfs, syscalls.MNT_DETACH)
     shutil.rmtree(directory, ignore_errors=True)

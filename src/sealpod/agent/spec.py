@@ -10,8 +10,7 @@ Containers have their own pid, mount, ipc, uts and cgroup namespaces and share t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sealpod.errors import UsageError
 from sealpod.wire.message import Message
@@ -70,8 +69,7 @@ MOUNTS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
 _OWN_DESTINATIONS = frozenset(mount[0] for mount in MOUNTS)
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
+class Process(NamedTuple):
     """What to run, as whom: the request and the image's configuration already merged."""
 
     args: Sequence[str]
@@ -82,8 +80,7 @@ class Process:
     additional_gids: Sequence[int] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Bundle:
+class Bundle(NamedTuple):
     """Where a container lives in the guest."""
 
     container_id: str

@@ -19,8 +19,7 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from sealpod.errors import AccessError, DecodeError, NotFoundError
@@ -42,8 +41,7 @@ _CONFIG_ENTRY = struct.Struct("<16sQ")  # EFI_CONFIGURATION_TABLE on x86-64
 _LOCATION = struct.Struct("<QQ")
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
+class Places(NamedTuple):
     """Where this guest keeps things; other values serve tests."""
 
     coco: str = COCO_SECRETS
@@ -51,7 +49,11 @@ class Places:
     memory: str = DEV_MEM
 
 
-def take_secret(guid: UUID, places: Places = Places()) -> SecretBytes:
+GUEST: Final = Places()
+"""Of a running guest."""
+
+
+def take_secret(guid: UUID, places: Places = GUEST) -> SecretBytes:
     """The entry filed under ``guid``, wiped where it was found.
 
     :raise NotFoundError: ``kbc.no-secret``: no secret was injected into this guest, or not this entry.

@@ -15,8 +15,7 @@ from __future__ import annotations
 import socket
 import struct
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sealpod.errors import UnavailableError
 
@@ -37,8 +36,7 @@ RETRY_PAUSE: Final = 0.3
 _PREFIX = struct.Struct(">?I")
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(NamedTuple):
     """How a call ended: gRPC status number, text, and the trailers by lower-case name."""
 
     code: int
@@ -46,8 +44,7 @@ class Status:
     trailers: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """``message`` is empty unless ``status.code`` is 0."""
 
     status: Status

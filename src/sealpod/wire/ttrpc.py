@@ -11,7 +11,8 @@ A frame is a header of ten bytes and a payload; integers are big-endian::
 
 Feed what arrives to a :class:`FrameDecoder`, in pieces of any size. A frame over the limit is skipped
 without being stored and reported as :class:`Oversized`, because its stream must be told (status 8).
-The messages are those of ``ttrpc.proto``. Matching answers to questions belongs to client and server.
+The messages are those of ``ttrpc.proto``; the values are named tuples, because the guest pays for every
+dataclass at its start. Matching answers to questions belongs to client and server.
 
 >>> [f.payload for f in FrameDecoder().feed(encode_frame(Frame(1, REQUEST, b"hi")))]
 [b'hi']
@@ -20,8 +21,7 @@ The messages are those of ``ttrpc.proto``. Matching answers to questions belongs
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from sealpod.errors import DecodeError
 from sealpod.wire.message import Schema
@@ -50,8 +50,7 @@ Response status=1:Status payload=2:bytes
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """One frame: stream id, type, payload, flags."""
 
     stream: int
@@ -60,8 +59,7 @@ class Frame:
     flags: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Oversized:
+class Oversized(NamedTuple):
     """A frame over :data:`MAX_PAYLOAD` that was skipped; ``length`` is what its header claims."""
 
     stream: int
@@ -73,8 +71,7 @@ class Oversized:
         return f"message length {self.length} exceed maximum message size of {MAX_PAYLOAD}"
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """A call. ``timeout_nano`` 0 means no limit; metadata keys are lower case."""
 
     service: str
@@ -103,8 +100,7 @@ class Request:
         return cls(message.service, message.method, message.payload, message.timeout_nano, metadata)
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(NamedTuple):
     """An answer: a payload, or a status ``code`` other than 0 with its text."""
 
     payload: bytes = b""

@@ -13,15 +13,6 @@ import sealpod
 SOURCE = Path(sealpod.__file__).parent.parent
 PACKAGES = ("agent", "kbc", "image", "ocicrypt", "oci", "wire", "registry", "secret", "errors")
 THIRD_PARTY = ("cryptography", "google", "h2", "hpack", "hyperframe", "_cffi_backend", "cffi")
-    "cryptography",
-    "google",
-    "h2",
-    "hpack",
-    "hyperframe",
-    "_cffi_backend",
-    "cffi",
-    "typing_extensions",
-)
 HEAVY = (
     "asyncio", "cryptography", "google", "h2", "http.client", "logging", "multiprocessing", "pathlib", "ssl",
     "subprocess", "tarfile", "tempfile", "urllib.request", "email", "ctypes",
@@ -62,8 +53,9 @@ print(len(names))
 START = (
     GATE
     + """
+before = set(sys.modules)
 importlib.import_module("sealpod.agent.__main__")
-print(",".join(sys.modules))
+print(",".join(set(sys.modules) - before))
 """
 )
 
