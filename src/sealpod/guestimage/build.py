@@ -18,12 +18,13 @@ from typing import Final
 from sealpod.errors import DecodeError, NotFoundError, SealpodError, UsageError
 from sealpod.guestimage import debian, firmware, initrd, kernel, recipe, rootfs, sources, squashfs, wheels
 from sealpod.guestimage.aptsources import Mirror
-from sealpod.guestimage.cache import locked, make_directory
+from sealpod.guestimage.cache import clear_leftovers, locked, make_directory
 from sealpod.guestimage.locate import read_manifest
 from sealpod.guestimage.manifest import FILE_NAME, Input, Manifest, Output
 
 KERNEL_NAME: Final = "vmlinuz"
 INITRD_NAME: Final = "initrd.img"
+WORK_PREFIX: Final = ".build."
 MACHINE: Final = "x86_64"
 
 
@@ -56,10 +57,10 @@ def build(
             f"guest images are built on {MACHINE}, this machine is {platform.machine()}", code="guest.machine"
         )
     with locked(cache):
+        clear_leftovers(cache)
         path = ensure_firmware(cache, progress, mirror, refresh=refresh)
         current = None if force or refresh else up_to_date(directory)
         if current is not None:
-            progress("done", f"the guest image in {directory} is up to date")
             return Result(directory, path, current, built=False)
         return Result(directory, path, _build(directory, cache, progress, mirror, refresh), built=True)
 
@@ -104,6 +105,9 @@ def _build(
     directory: str, cache: str, progress: rootfs.Progress, mirror: Callable[[], Mirror], refresh: bool
 ) -> Manifest:
     guest = sources.collect()
+    # Before they are copied: if one is edited meanwhile, the image is stale rather than wrongly labelled.
+    recorded = sources.digests(guest.modules)
+    progress("fetch", "wheels")
     fetched = wheels.fetch(wheels.pinned(_wheel_names(guest.external)), cache)
     progress("fetch", f"kernel ({recipe.KERNEL.suite})")
     kernels = debian.fetch(recipe.KERNEL, cache, mirror, refresh=refresh)
@@ -111,7 +115,10 @@ def _build(
     packages = debian.fetch(recipe.USERLAND, cache, mirror, refresh=refresh)
     base = rootfs.base(packages, fetched, cache, progress)
     make_directory(directory)
-    with tempfile.TemporaryDirectory(prefix=".build.", dir=directory) as work:
+    for name in os.listdir(directory):
+        if name.startswith(WORK_PREFIX):  # an interrupted build's
+            shutil.rmtree(os.path.join(directory, name), ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=WORK_PREFIX, dir=directory) as work:
         debian.unpack(kernels, os.path.join(work, "kernel"))
         debian.unpack((p for p in packages if p.name == "busybox-static"), os.path.join(work, "busybox"))
         image = kernel.read(os.path.join(work, "kernel"), recipe.MODULES)
@@ -131,7 +138,7 @@ def _build(
                 *(wheel.as_input() for wheel in fetched),
                 Input("tool", "mksquashfs", squashfs.version()),
             ),
-            sources.digests(guest.modules),
+            recorded,
             {
                 "kernel": Output.of(os.path.join(work, KERNEL_NAME)),
                 "initrd": Output.of(os.path.join(work, INITRD_NAME)),

@@ -13,14 +13,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Final
 
 from sealpod.errors import AccessError
+
+PARTS: Final = ("debs", "wheels", "base")
+KEPT_BASES: Final = 3
+"""Base systems kept, the latest used ones: enough to go back and forth between versions; each has 60 MiB."""
 
 
 def cache_directory(environ: Mapping[str, str] | None = None) -> str:
@@ -79,3 +85,21 @@ def completed(path: str) -> Iterator[str]:
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
+
+
+def clear_leftovers(cache: str) -> None:
+    """Remove what interrupted builds left half-made. Only under the cache's lock."""
+    for part in PARTS:
+        place = os.path.join(cache, part)
+        for name in os.listdir(place) if os.path.isdir(place) else ():
+            if name.startswith("."):
+                shutil.rmtree(os.path.join(place, name), ignore_errors=True)
+
+
+def keep_latest(directory: str, used: str, count: int = KEPT_BASES) -> None:
+    """Mark the entry ``used`` of ``directory`` as the latest and remove all but the latest ``count``."""
+    os.utime(os.path.join(directory, used))
+    entries = [os.path.join(directory, name) for name in os.listdir(directory)]
+    for path in sorted(entries, key=os.path.getmtime, reverse=True)[count:]:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(path)

@@ -42,7 +42,7 @@ def write(
     (``guest.import``) when a module of the guest cannot be imported there, (``guest.size``) over the budget.
     """
     tree = os.path.join(base, rootfs.TREE)
-    with tempfile.TemporaryDirectory(prefix="sealpod-app-") as app:
+    with tempfile.TemporaryDirectory(prefix=".app.", dir=os.path.dirname(path)) as app:
         site = os.path.join(app, rootfs.SITE_PACKAGES)
         _copy_sources(guest, root, os.path.join(site, "sealpod"))
         interpreter.compile_tree(tree, site, f"/{rootfs.SITE_PACKAGES}")

@@ -80,7 +80,7 @@ DROPPED_IN_WHEELS: Final = (
 KEPT_IN_WHEELS: Final = ("*/LICENSE*", "*/licenses/*")
 
 SQUASHFS_BLOCK: Final = 128 << 10  # bytes; a page fault unpacks a block, larger ones save little
-SQUASHFS_LEVEL: Final = 19
+SQUASHFS_LEVEL: Final = 15
 """Of zstd. Measured under emulation, start of Python with cold caches: lz4 0.2 s sooner and 25 % more to
 hash; xz 10 % less to hash and 1.3 s later."""
 MAX_INITRD: Final = 25 << 20  # bytes; the budget of the design

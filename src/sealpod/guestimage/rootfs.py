@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from sealpod.guestimage import debian, interpreter, recipe, squashfs, wheels
-from sealpod.guestimage.cache import completed
+from sealpod.guestimage.cache import completed, keep_latest
 from sealpod.guestimage.manifest import Input, file_sha256
 
 TREE: Final = "tree"
@@ -59,18 +59,25 @@ def base(
     directory = os.path.join(cache, "base", key(inputs))
     if os.path.isdir(directory):
         progress("assemble", "the base system is in the cache")
-        return directory
-    with completed(directory) as work:
-        tree = os.path.join(work, TREE)
-        progress("assemble", f"unpacking {len(packages)} packages and {len(fetched)} wheels")
-        assemble(packages, fetched, tree)
-        progress("compile", "compiling the standard library and wheels with the guest's interpreter")
-        interpreter.compile_tree(tree, os.path.join(tree, STDLIB), f"/{STDLIB}")
-        interpreter.compile_tree(tree, os.path.join(tree, SITE_PACKAGES), f"/{SITE_PACKAGES}")
-        _normalise(tree)
-        progress("squashfs", "compressing the base system")
-        squashfs.make(tree, os.path.join(work, IMAGE))
+    else:
+        with completed(directory) as work:
+            _fill(work, packages, fetched, progress)
+    keep_latest(os.path.dirname(directory), os.path.basename(directory))
     return directory
+
+
+def _fill(
+    work: str, packages: tuple[debian.Package, ...], fetched: tuple[wheels.Wheel, ...], progress: Progress
+) -> None:
+    tree = os.path.join(work, TREE)
+    progress("assemble", f"unpacking {len(packages)} packages and {len(fetched)} wheels")
+    assemble(packages, fetched, tree)
+    progress("compile", "compiling the standard library and wheels with the guest's interpreter")
+    interpreter.compile_tree(tree, os.path.join(tree, STDLIB), f"/{STDLIB}")
+    interpreter.compile_tree(tree, os.path.join(tree, SITE_PACKAGES), f"/{SITE_PACKAGES}")
+    _normalise(tree)
+    progress("squashfs", "compressing the base system")
+    squashfs.make(tree, os.path.join(work, IMAGE))
 
 
 def key(inputs: Iterable[Input]) -> str:

@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Make this checkout ready to use: system packages, virtual environment, guest image. `make setup` runs it.
+# Idempotent: what is there is left alone, and a run with nothing to do is silent and takes about a second.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+python=${PYTHON:-python3}
+log=.stamps/setup.log
+mkdir -p .stamps
+
+say() { echo "setup: $*" >&2; }
+die() { say "$*"; exit 1; }
+
+# Program -> Debian package. crun and umoci are for tests on this machine; the guest brings its own crun.
+programs=(
+    qemu-system-x86_64:qemu-system-x86
+    docker-registry:docker-registry
+    skopeo:skopeo
+    umoci:umoci
+    mksquashfs:squashfs-tools
+    crun:crun
+    dpkg-deb:dpkg
+)
+
+quietly() { # run a command, showing its output only if it fails
+    "$@" >"$log" 2>&1 || { tail -n 25 "$log" >&2; die "failed: $* (whole output: $log)"; }
+}
+
+install_packages() {
+    command -v apt-get >/dev/null || die "please install what provides these Debian packages: $*"
+    local root=()
+    if [ "$(id -u)" -ne 0 ]; then
+        command -v sudo >/dev/null || die "please run as root: apt-get install $*"
+        root=(sudo)
+    fi
+    say "installing $*"
+    quietly "${root[@]}" apt-get update
+    quietly "${root[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get install --yes --no-install-recommends "$@"
+}
+
+command -v "$python" >/dev/null || die "$python is not installed; sealpod needs Python 3.11 or newer"
+version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    die "sealpod needs Python 3.11 or newer, $python is $version; name another one with PYTHON=..."
+
+missing=()
+for entry in "${programs[@]}"; do
+    PATH="$PATH:/usr/sbin:/sbin" command -v "${entry%%:*}" >/dev/null || missing+=("${entry#*:}")
+done
+# Debian's Python leaves out what `python3 -m venv` needs.
+"$python" -c 'import ensurepip' 2>/dev/null || missing+=("python$version-venv")
+[ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}"
+
+.venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || {
+    say "creating the virtual environment"
+    rm -rf .venv .stamps/venv
+    quietly "$python" -m venv .venv
+}
+
+key=$(cat pyproject.toml requirements/dev.txt scripts/setup.sh .venv/pyvenv.cfg | sha256sum)
+if [ "$(cat .stamps/venv 2>/dev/null)" != "$key" ] || [ ! -x .venv/bin/sealpod ]; then
+    say "installing Python packages"
+    rm -f .stamps/venv
+    pip=(.venv/bin/python -m pip --disable-pip-version-check install --quiet)
+    quietly "${pip[@]}" --require-hashes --only-binary :all: --requirement requirements/dev.txt
+    quietly "${pip[@]}" --no-deps --no-build-isolation --editable .
+    echo "$key" >.stamps/venv
+fi
+
+# Progress is on standard error, and there is none when the image is up to date.
+.venv/bin/sealpod guest build >/dev/null
