@@ -81,6 +81,10 @@ class Machine:
                 return await self._qmp.execute(command, cast("dict[str, object]", dict(arguments or {})))
         except (QMPError, TimeoutError) as error:
             await self._settle()
+            if self.exit_code is not None:
+                raise self.failure(
+                    "the guest ended while it started", code="launch.ended", remedy="see the guest's console"
+                ) from error
             # The text of a reply may repeat arguments; only the class and the command are shown.
             raise self.failure(f"QEMU refused {command}: {_describe(error)}") from error
 

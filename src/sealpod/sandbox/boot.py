@@ -34,10 +34,10 @@ async def wait_for_agent(machine: Machine, agent: AgentClient) -> None:
     tasks: list[asyncio.Task[object]] = [answer, ended, halted]
     try:
         done, _ = await asyncio.wait(tasks, timeout=BOOT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-        if halted in done:
-            halted.result()
         if ended in done:
             raise _ended(machine)
+        if halted in done:
+            halted.result()
         if answer in done:
             if answer.exception() is not None and await _is_ending(machine):
                 raise _ended(machine)
