@@ -7,7 +7,6 @@ import base64
 import gzip
 import hashlib
 import json
-import os
 import secrets
 import signal
 import stat
@@ -203,14 +202,25 @@ def test_the_plain_layer_shows_that_the_checks_above_can_fail(shown: Shown) -> N
     assert shown.message.encode() in gzip.decompress(data)
 
 
-def test_interrupted_it_cleans_up_and_keeps_its_platforms(shown: Shown, lab: Lab) -> None:
+@pytest.mark.parametrize(
+    ("when", "number", "status"),
+    [
+        ("starting a registry", signal.SIGTERM, 143),
+        ("$ sealpod image encrypt", signal.SIGINT, 130),
+        (f"plain: {phase('boot')}", signal.SIGINT, 130),
+    ],
+)
+def test_interrupted_it_cleans_up_and_keeps_its_platforms(
+    shown: Shown, lab: Lab, when: str, number: int, status: int
+) -> None:
     chips = {name: (shown.directory / name / "chip").read_bytes() for name in ("platform", "stranger")}
     words = ("demo", "--directory", str(shown.directory), "--accelerator", lab.accelerator)
     with lab.place.unchanged(), lab.place.start(*words) as command:
-        command.until(f"plain: {phase('boot')}")
-        command.send(signal.SIGINT)
+        command.until(when)
+        command.send(number)
         done = command.finish()
-    assert (done.status, done.error()["code"]) == (130, "run.interrupted")
+    assert done.status == status
+    assert done.error()["remedy"]
     assert chips == {name: (shown.directory / name / "chip").read_bytes() for name in chips}
     # No report of a demonstration that did not take place.
-    assert not os.path.exists(shown.directory / "report.json")
+    assert not (shown.directory / "report.json").exists()

@@ -78,6 +78,16 @@ def test_a_signal_while_the_guest_runs(lab: Lab, when: str, number: signal.Signa
     assert_stopped(done, when, number)
 
 
+def test_a_signal_while_a_platform_makes_its_keys(lab: Lab, tmp_path: Path) -> None:
+    options = {"platform-state": str(tmp_path / "new")}
+    with lab.start(lab.image("plain"), **options) as command:
+        command.until("creating")
+        command.send(signal.SIGINT)
+        done = command.finish()
+    assert (done.status, done.error()["code"]) == (130, "run.interrupted")
+    assert os.listdir(tmp_path / "new") == ["lock"]
+
+
 def test_an_impatient_user(lab: Lab) -> None:
     with lab.start(lab.image("plain")) as command:
         command.until(phase("boot"))

@@ -15,8 +15,8 @@ from commandkit import Finished
 from labkit import Lab
 
 pytestmark = pytest.mark.e2e
-LINES = 400_000
-"""Numbers written to standard output: 2.7 MB, in many reads of 32 KiB."""
+LINES = 200_000
+"""Numbers written to standard output: 1.3 MB, in hundreds of reads."""
 SCRIPT = f"""\
 fact() {{ echo "container: $1=$2" >&2; }}
 seq 1 {LINES}
