@@ -133,11 +133,7 @@ def _build(
         shutil.copyfile(image.image, os.path.join(work, KERNEL_NAME))
         manifest = Manifest(
             image.release,
-            (
-                *(package.as_input() for package in (*kernels, *packages)),
-                *(wheel.as_input() for wheel in fetched),
-                Input("tool", "mksquashfs", squashfs.version()),
-            ),
+            _inputs((*kernels, *packages), fetched),
             recorded,
             {
                 "kernel": Output.of(os.path.join(work, KERNEL_NAME)),
@@ -149,6 +145,13 @@ def _build(
         "done", f"kernel {image.release}, initrd of {manifest.outputs['initrd'].size / (1 << 20):.1f} MiB"
     )
     return manifest
+
+
+def _inputs(packages: tuple[debian.Package, ...], fetched: tuple[wheels.Wheel, ...]) -> tuple[Input, ...]:
+    found = [package.as_input() for package in packages]
+    found += [wheel.as_input() for wheel in fetched]
+    found.append(Input("tool", "mksquashfs", squashfs.version()))
+    return tuple(sorted(found, key=lambda item: (item.kind, item.name)))
 
 
 def _wheel_names(external: frozenset[str]) -> set[str]:
