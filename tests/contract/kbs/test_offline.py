@@ -313,12 +313,13 @@ class TestRequests:
 
 
 class TestChain:
-    @pytest.mark.parametrize("size", [0, 1, 2083, 2084, 4 * 2084, 4 * 2084 + 64, 4 * 2084 + 832, 9999])
+    @pytest.mark.parametrize("size", [0, 1, 2083, 2084, 4 * 2084, 4 * 2084 + 64, 4 * 2084 + 832, 9999, -1])
     def test_truncated(self, host: Any, size: int) -> None:
         refused = host.client.refusal(host.client.bundle, b64(host.platform.chain[:size]))
         assert refused.text.startswith(
             "Failed to generate launch bundle: Cert Chain not formatted correctly: "
         )
+        assert refused.code in ("chain.malformed", "cert.malformed")
         assert refused.remedy
 
     def test_another_order(self, host: Any) -> None:
