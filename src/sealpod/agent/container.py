@@ -52,6 +52,8 @@ class Container:
         self._changed = threading.Condition()
         self._state = State.CREATED
         self._status = 0
+        self._removing = threading.Lock()
+        self._removed = False
 
     def watch(self, reaper: Reaper) -> None:
         """Wait for the end in a thread of its own."""
@@ -95,8 +97,10 @@ class Container:
         """
         if number == signal.SIGTERM and not _handles(self._pid, number):
             number = signal.SIGKILL
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, number)
+        with self._changed, contextlib.suppress(ProcessLookupError):
+            # The descriptor is closed only after the end.
+            if self._state is not State.STOPPED:
+                signal.pidfd_send_signal(self._pidfd, number)
 
     def kill_all(self, number: int) -> None:
         """Send a signal to every process."""
@@ -104,9 +108,18 @@ class Container:
             self._runtime.kill_all(self.id, self._directory, number)
 
     def remove(self, timeout: float | None) -> None:
-        """Kill what still runs, wait for it at most ``timeout`` seconds, and clear everything away."""
+        """Kill what still runs, wait for it at most ``timeout`` seconds, and clear everything away.
+
+        Of two who ask at once, one does it and the other returns when it is done.
+        """
         self.kill(signal.SIGKILL)
         self.wait(timeout)
+        with self._removing:
+            if not self._removed:
+                self._removed = True
+                self._clear()
+
+    def _clear(self) -> None:
         with contextlib.suppress(SealpodError):
             # crun has forgotten a container that died early; what matters is removed below.
             self._runtime.delete(self.id, self._directory)

@@ -303,3 +303,15 @@ def test_no_zombie_is_left(guest: Guest) -> None:
         with open(f"/proc/{child}/stat", encoding="utf-8") as file:
             states.append(file.read().rpartition(")")[2].split()[0])
     assert "Z" not in states
+
+
+def test_removing_twice_at_once(guest: Guest) -> None:
+    guest.create("both", "/bin/sleep", "1000")
+    guest.start("both")
+    request = agent_pb2.RemoveContainerRequest(container_id="both")
+    answers = [guest.client.send("RemoveContainer", request) for _ in range(4)]
+    guest.created.remove("both")
+    for answer in answers:
+        response = answer.result(60)
+        assert response.code == 0 or "[container.unknown]" in response.message
+    assert guest.run("after", "/bin/sleep", "0")[0] == 0

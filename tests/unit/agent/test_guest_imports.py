@@ -12,7 +12,7 @@ import sealpod
 
 SOURCE = Path(sealpod.__file__).parent.parent
 PACKAGES = ("agent", "kbc", "image", "ocicrypt", "oci", "wire", "registry", "secret", "errors")
-THIRD_PARTY = ("cryptography", "google", "h2", "hpack", "hyperframe", "_cffi_backend", "cffi")
+THIRD_PARTY = ("cryptography", "h2", "hpack", "hyperframe", "_cffi_backend", "cffi")
 HEAVY = (
     "asyncio", "cryptography", "google", "h2", "http.client", "logging", "multiprocessing", "pathlib", "ssl",
     "subprocess", "tarfile", "tempfile", "urllib.request", "email", "ctypes",
