@@ -21,7 +21,7 @@ import pytest
 from commandkit import Finished, Workplace
 from labkit import Lab, phase
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 SAMPLE_SECONDS = 0.02
 RAN = ["inputs", "bundle", "start", "measure", "attest", "inject", "boot", "sandbox", "pull", "run", "stop"]
 UNATTESTED = [name for name in RAN if name not in ("bundle", "attest", "inject")]
