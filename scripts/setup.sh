@@ -18,7 +18,6 @@ programs=(
     docker-registry:docker-registry
     skopeo:skopeo
     umoci:umoci
-    mksquashfs:squashfs-tools
     crun:crun
     dpkg-deb:dpkg
 )
@@ -47,7 +46,7 @@ version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
 missing=()
 for entry in "${programs[@]}"; do
-    PATH="$PATH:/usr/sbin:/sbin" command -v "${entry%%:*}" >/dev/null || missing+=("${entry#*:}")
+    command -v "${entry%%:*}" >/dev/null || missing+=("${entry#*:}")
 done
 # Debian's Python leaves out what `python3 -m venv` needs.
 "$python" -c 'import ensurepip' 2>/dev/null || missing+=("python$version-venv")

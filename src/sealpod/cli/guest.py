@@ -18,7 +18,7 @@ HELP = "Build the guest kernel and initrd"
 
 DESCRIPTION = """\
 Build the guest image from Debian packages, pinned Python wheels and sealpod's own code, and fetch the
-firmware when the system has none. Needs mksquashfs, apt-get, dpkg-deb and pip, but no root rights, and
+firmware when the system has none. Needs apt-get, dpkg-deb and pip, but no root rights, and
 leaves the system's package state alone. The same inputs give the same bytes.
 """
 

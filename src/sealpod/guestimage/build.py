@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sealpod.errors import DecodeError, NotFoundError, SealpodError, UsageError
-from sealpod.guestimage import debian, firmware, initrd, kernel, recipe, rootfs, sources, squashfs, wheels
+from sealpod.guestimage import debian, firmware, initrd, kernel, recipe, rootfs, sources, wheels
 from sealpod.guestimage.aptsources import Mirror
 from sealpod.guestimage.cache import clear_leftovers, locked, make_directory
 from sealpod.guestimage.locate import read_manifest
@@ -150,7 +150,6 @@ def _build(
 def _inputs(packages: tuple[debian.Package, ...], fetched: tuple[wheels.Wheel, ...]) -> tuple[Input, ...]:
     found = [package.as_input() for package in packages]
     found += [wheel.as_input() for wheel in fetched]
-    found.append(Input("tool", "mksquashfs", squashfs.version()))
     return tuple(sorted(found, key=lambda item: (item.kind, item.name)))
 
 

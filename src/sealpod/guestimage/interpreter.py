@@ -32,6 +32,11 @@ def python(root: str, *arguments: str, search: Iterable[str] = ()) -> str:
     return tools.run(command, cwd=root, extra=extra)
 
 
+def program(root: str, path: str, *arguments: str) -> str:
+    """Run another program of the root; ``path`` is relative to it. Returns its standard output."""
+    return tools.run([*_loader(root), os.path.join(root, path), *arguments], cwd=root)
+
+
 def compile_tree(root: str, directory: str, prefix: str) -> None:
     """Turn the sources below ``directory`` into byte code; in the guest it will be called ``prefix``."""
     python(root, COMPILER, directory, prefix)

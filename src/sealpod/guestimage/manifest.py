@@ -29,12 +29,12 @@ MAX_SIZE: Final = 1 << 20  # bytes; a manifest has about 20 KiB
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One fetched file or tool: ``kind`` is ``deb``, ``wheel`` or ``tool`` (a tool has no hash)."""
+    """One fetched file: ``kind`` is ``deb`` or ``wheel``."""
 
     kind: str
     name: str
     version: str
-    sha256: str = ""
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from sealpod.guestimage import debian, interpreter, recipe, squashfs, wheels
+from sealpod.guestimage import debian, elf, interpreter, recipe, squashfs, wheels
 from sealpod.guestimage.cache import completed, keep_latest
 from sealpod.guestimage.manifest import Input, file_sha256
 
@@ -77,7 +77,7 @@ def _fill(
     interpreter.compile_tree(tree, os.path.join(tree, SITE_PACKAGES), f"/{SITE_PACKAGES}")
     _normalise(tree)
     progress("squashfs", "compressing the base system")
-    squashfs.make(tree, os.path.join(work, IMAGE))
+    squashfs.make(tree, os.path.join(work, IMAGE), packages)
 
 
 def key(inputs: Iterable[Input]) -> str:
@@ -86,6 +86,7 @@ def key(inputs: Iterable[Input]) -> str:
         __file__,
         recipe.__file__,
         squashfs.__file__,
+        elf.__file__,
         interpreter.__file__,
         interpreter.COMPILER,
         DROPPED_FILE,
@@ -93,7 +94,6 @@ def key(inputs: Iterable[Input]) -> str:
     parts = [
         *sorted(f"{item.kind} {item.name} {item.sha256}" for item in inputs),
         *(file_sha256(path) for path in rules),
-        squashfs.version(),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
@@ -110,6 +110,7 @@ def assemble(packages: Iterable[debian.Package], fetched: Iterable[wheels.Wheel]
     _drop(os.path.join(tree, STDLIB), dropped_patterns())
     _drop(site, recipe.DROPPED_IN_WHEELS, recipe.KEPT_IN_WHEELS)
     _keep_libraries(tree)
+    _shorten(site)
     for path, text in {**FILES, CERTIFICATES: certificates}.items():
         _write(os.path.join(tree, path), text)
     for path in DIRECTORIES:
@@ -195,6 +196,15 @@ def _drop_unneeded_links(tree: str) -> None:
         for path in glob.glob(os.path.join(tree, directory, "*")):
             if os.path.islink(path) and not os.path.exists(path):
                 os.unlink(path)
+
+
+def _shorten(site: str) -> None:
+    """Cut symbol tables off the wheels' libraries, where they are a fifth; Debian has done it for its own."""
+    for path in glob.glob(os.path.join(site, "**", "*.so"), recursive=True):
+        with open(path, "rb") as stream:
+            short = elf.segments_only(stream.read())
+        with open(path, "wb") as stream:
+            stream.write(short)
 
 
 def _normalise(tree: str) -> None:

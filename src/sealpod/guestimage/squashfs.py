@@ -1,26 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pack a directory into a squashfs whose bytes depend on its content only (squashfs-tools 4.4 or newer)."""
+"""Pack a directory into a squashfs whose bytes depend on its content only.
+
+mksquashfs and the compressor come from Debian packages like everything else in the image, and run with
+libraries of their own (:mod:`sealpod.guestimage.interpreter`): other versions pack the same content
+differently.
+"""
 
 from __future__ import annotations
 
-import re
-from typing import Final
+import os
+import tempfile
+from collections.abc import Iterable
 
-from sealpod.guestimage import recipe, tools
-
-PACKAGE: Final = "squashfs-tools"
-
-
-def make(directory: str, path: str) -> None:
-    """Write ``path``: owned by root, dated at the epoch, without extended attributes."""
-    command = ["mksquashfs", directory, path, "-noappend", "-quiet", "-no-progress", "-reproducible"]
-    command += ["-mkfs-time", "0", "-all-time", "0", "-all-root", "-no-xattrs", "-no-exports"]
-    command += ["-b", str(recipe.SQUASHFS_BLOCK), "-comp", "zstd"]
-    command += ["-Xcompression-level", str(recipe.SQUASHFS_LEVEL)]
-    tools.run(command, package=PACKAGE)
+from sealpod.guestimage import debian, interpreter, recipe
 
 
-def version() -> str:
-    """The tool's version: another one may pack the same content differently."""
-    match = re.search(r"version ([\w.]+)", tools.run(["mksquashfs", "-version"], package=PACKAGE))
-    return match[1] if match else "unknown"
+def make(directory: str, path: str, packages: Iterable[debian.Package]) -> None:
+    """Write ``path``: owned by root, dated at the epoch, without extended attributes.
+
+    ``packages`` hold the tool and its libraries (:data:`sealpod.guestimage.recipe.PACKER`).
+    """
+    options = ["-noappend", "-quiet", "-no-progress", "-reproducible", "-mkfs-time", "0", "-all-time", "0"]
+    options += ["-all-root", "-no-xattrs", "-no-exports", "-b", str(recipe.SQUASHFS_BLOCK)]
+    options += recipe.SQUASHFS_COMPRESSION
+    with tempfile.TemporaryDirectory(prefix=".packer.", dir=os.path.dirname(path)) as tools:
+        debian.unpack((package for package in packages if package.name in recipe.PACKER), tools)
+        interpreter.program(tools, "usr/bin/mksquashfs", directory, path, *options)
