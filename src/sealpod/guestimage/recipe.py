@@ -90,6 +90,6 @@ KEPT_IN_WHEELS: Final = ("*/LICENSE*", "*/licenses/*")
 SQUASHFS_BLOCK: Final = 128 << 10  # bytes; a page fault unpacks a block, larger ones save little
 SQUASHFS_COMPRESSION: Final = ("-comp", "lz4", "-Xhc")
 """Measured under emulation, from the firmware's first instruction until Python has its cryptography
-imported: zstd makes the initrd 4 MiB smaller and the start 0.7 s (8 %) longer, xz longer by seconds."""
+imported: zstd makes the initrd 4 MiB smaller and the start 0.6 s (6 %) longer, xz longer by seconds."""
 
 MAX_INITRD: Final = 25 << 20  # bytes; the budget of the design
