@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from sealpod.errors import ConflictError, OperationError, UsageError, VerificationError
 from sealpod.image.layer import open_compressed, unlock
@@ -122,7 +122,7 @@ class _Job:
         if size != layer.size:
             raise OperationError(f"{size} bytes were stored instead of {layer.size}", code="image.store")
         annotations = {**layer.annotations, **self._annotations(private, cipher.finish())}
-        return replace(layer, media_type=media_type, digest=digest, annotations=annotations)
+        return layer.replace(media_type=media_type, digest=digest, annotations=annotations)
 
     def verify_layer(self, number: int, plain: Descriptor, stored: Descriptor) -> None:
         key = unlock(stored, self._unwrap)
@@ -180,7 +180,7 @@ def _store_config(
     source: ImageSource, sink: ImageSink, image: ResolvedImage, layers: tuple[Descriptor, ...]
 ) -> Manifest:
     old = image.manifest
-    config = replace(old.config, media_type=mediatypes.to_oci(old.config.media_type))
+    config = old.config.replace(media_type=mediatypes.to_oci(old.config.media_type))
     if not sink.has_blob(config):
         put_bytes(sink, image.raw_config)
-    return replace(old, media_type=mediatypes.OCI_MANIFEST, config=config, layers=layers)
+    return old.replace(media_type=mediatypes.OCI_MANIFEST, config=config, layers=layers)

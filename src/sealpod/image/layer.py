@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Final
 
 from sealpod.errors import DecodeError, NotFoundError, RefusedError, SealpodError
@@ -24,12 +23,12 @@ from sealpod.ocicrypt import annotations as enc
 from sealpod.ocicrypt import keywrap, options
 from sealpod.ocicrypt.cipher import Decryptor
 from sealpod.ocicrypt.packet import AnnotationPacket
+from sealpod.record import Record
 
 _REMEDY: Final = "build the image again and push it; if that does not help, report how it was built"
 
 
-@dataclass(frozen=True, slots=True)
-class LayerKey:
+class LayerKey(Record):
     """What decrypts one layer. Holds the layer key: do not print, do not keep."""
 
     public: options.PublicOptions

@@ -9,12 +9,12 @@ one and a failing one live with the tests, and all pass one contract suite.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, Protocol
 
 from sealpod.oci.descriptor import Descriptor
 from sealpod.oci.digest import Digest
 from sealpod.ocicrypt.packet import AnnotationPacket
+from sealpod.record import Record
 from sealpod.secret import SecretBytes
 
 CHUNK: Final = 256 * 1024  # bytes per read; large enough for the hash functions, small enough for a guest
@@ -37,8 +37,7 @@ class ByteStream(Protocol):
     def close(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class RawManifest:
+class RawManifest(Record):
     """A manifest or index as it was received: its body is what digests are of."""
 
     media_type: str

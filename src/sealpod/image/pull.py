@@ -22,7 +22,6 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Final
 
 from sealpod.errors import AccessError, DecodeError, OperationError, SealpodError, VerificationError
@@ -37,12 +36,12 @@ from sealpod.oci.descriptor import Descriptor, Platform
 from sealpod.oci.digest import Digest
 from sealpod.oci.manifest import MAX_MANIFEST, Index, Manifest, decode_document
 from sealpod.oci.reference import ImageReference
+from sealpod.record import Record
 
 TEMPORARY_PREFIX: Final = ".pull-"
 
 
-@dataclass(frozen=True, slots=True)
-class PulledImage:
+class PulledImage(Record):
     """An image in the store: ``layers`` are directories, bottom first, ready for an overlay mount."""
 
     reference: ImageReference
@@ -51,8 +50,7 @@ class PulledImage:
     layers: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ResolvedImage:
+class ResolvedImage(Record):
     """Manifest and configuration, verified against each other and the reference."""
 
     manifest_digest: Digest

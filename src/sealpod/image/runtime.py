@@ -13,12 +13,12 @@ import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from sealpod.errors import DecodeError, NotFoundError, UsageError
 from sealpod.image.rootdir import RootDirectory, split
 from sealpod.oci.config import ImageConfig
+from sealpod.record import Record
 
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # as containerd sets it
 MAX_FILE: Final = 4 * 1024 * 1024  # bytes of /etc/passwd or /etc/group
@@ -26,8 +26,7 @@ _MAX_ID: Final = (1 << 32) - 2  # -1 means "no change" to setuid(2)
 _LINKS: Final = 8  # symbolic links from /etc/passwd to where it really is
 
 
-@dataclass(frozen=True, slots=True)
-class ResolvedUser:
+class ResolvedUser(Record):
     """Who the process is."""
 
     uid: int = 0
@@ -36,8 +35,7 @@ class ResolvedUser:
     home: str = "/"
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessSpec:
+class ProcessSpec(Record):
     """What to run, in the terms of the OCI runtime specification's ``process``."""
 
     args: tuple[str, ...]

@@ -29,11 +29,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Final
 
 from sealpod.errors import DecodeError
 from sealpod.image.ports import CHUNK, ByteStream
+from sealpod.record import Record, field
 
 BLOCK: Final = 512  # bytes
 MAX_EXTENDED: Final = 1024 * 1024  # bytes of one pax header or long name; xattrs are at most 64 KiB each
@@ -61,8 +61,7 @@ _MAX_ID: Final = (1 << 32) - 2  # -1 means "leave it" to chown(2)
 _MAX_SIZE: Final = 1 << 62  # bytes; whatever is really there, the stream's own cap stops first
 
 
-@dataclass(slots=True)
-class Entry:
+class Entry(Record):
     """One member of the archive. Paths are bytes as they stand; nothing about them is safe yet."""
 
     path: bytes

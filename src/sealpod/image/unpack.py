@@ -22,7 +22,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass
 from typing import Final
 
 from sealpod.errors import AccessError, DecodeError, OperationError, SealpodError
@@ -31,6 +30,7 @@ from sealpod.image.lower import LowerLayers
 from sealpod.image.ports import CHUNK, ByteStream
 from sealpod.image.rootdir import Parts, RootDirectory, show, split
 from sealpod.image.tarstream import Entry, TarReader
+from sealpod.record import Record
 
 WHITEOUT: Final = b".wh."
 AUFS: Final = b".wh..wh."
@@ -42,8 +42,7 @@ _FORBIDDEN_XATTRS: Final = (b"trusted.overlay.", b"user.overlay.")
 _OPTIONAL_XATTRS: Final = (b"user.", b"security.selinux")
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Record):
     """What one layer may cost."""
 
     entries: int = 1_000_000
@@ -52,13 +51,13 @@ class Limits:
     """Bytes after decompression."""
 
 
-@dataclass(slots=True)
 class UnpackReport:
     """What was unpacked, and what could not be kept."""
 
-    entries: int = 0
-    skipped_xattrs: int = 0
-    """``user.*`` and SELinux attributes the file system does not take."""
+    def __init__(self) -> None:
+        self.entries = 0
+        self.skipped_xattrs = 0
+        """``user.*`` and SELinux attributes the file system does not take."""
 
 
 def unpack(
@@ -76,8 +75,7 @@ def unpack(
         return unpacker.report
 
 
-@dataclass(frozen=True, slots=True)
-class _Metadata:
+class _Metadata(Record):
     mode: int
     uid: int
     gid: int

@@ -7,20 +7,19 @@ Encryption leaves this document as it is and in the clear: environment and label
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Final
 
 from sealpod.errors import DecodeError
 from sealpod.oci.descriptor import nothing
 from sealpod.oci.digest import Digest
 from sealpod.oci.manifest import MAX_LAYERS
+from sealpod.record import Record, field
 from sealpod.wire import strictjson
 
 MAX_CONFIG: Final = 4 * 1024 * 1024  # bytes; as the manifest's limit
 
 
-@dataclass(frozen=True, slots=True)
-class ImageConfig:
+class ImageConfig(Record):
     """The members of a configuration that matter at run time; absent lists are empty, absent texts ``""``."""
 
     architecture: str = "amd64"

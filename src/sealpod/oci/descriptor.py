@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from sealpod.errors import DecodeError
 from sealpod.oci.digest import Digest
+from sealpod.record import Record, field
 from sealpod.wire import strictjson
 
 _KNOWN: Final = ("mediaType", "digest", "size", "annotations", "platform")
@@ -19,8 +19,7 @@ def nothing() -> Mapping[str, Any]:
     return {}
 
 
-@dataclass(frozen=True, slots=True)
-class Platform:
+class Platform(Record):
     """For which machine a manifest is: ``os`` and ``architecture`` as Go names them."""
 
     os: str = "linux"
@@ -31,8 +30,7 @@ class Platform:
         return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
 
 
-@dataclass(frozen=True, slots=True)
-class Descriptor:
+class Descriptor(Record):
     """A reference to content. ``extra`` keeps members this project does not know, so that they survive."""
 
     media_type: str
@@ -70,7 +68,7 @@ class Descriptor:
 
     def with_annotations(self, annotations: Mapping[str, str]) -> Descriptor:
         """The same content under other annotations."""
-        return replace(self, annotations=annotations)
+        return self.replace(annotations=annotations)
 
 
 def descriptors(document: dict[str, object], name: str, *, what: str, most: int) -> tuple[Descriptor, ...]:

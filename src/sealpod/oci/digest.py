@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from sealpod.errors import DecodeError
+from sealpod.record import Record
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -23,8 +23,7 @@ HEX_LENGTHS: Final = {SHA256: 64, "sha512": 128}  # the spec's registered algori
 _HEX = re.compile(r"[0-9a-f]+")
 
 
-@dataclass(frozen=True, slots=True)
-class Digest:
+class Digest(Record):
     """What a content hashes to."""
 
     algorithm: str

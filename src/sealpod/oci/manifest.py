@@ -8,12 +8,12 @@ manifest: whoever compares one hashes the body it received, not ``encode()``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Final
 
 from sealpod.errors import DecodeError, NotFoundError
 from sealpod.oci import mediatypes
 from sealpod.oci.descriptor import Descriptor, Platform, descriptors, nothing
+from sealpod.record import Record, field
 from sealpod.wire import strictjson
 
 MAX_MANIFEST: Final = 4 * 1024 * 1024  # bytes; distribution spec, "registries SHOULD" limit
@@ -24,8 +24,7 @@ _KNOWN: Final = ("schemaVersion", "mediaType", "config", "layers", "annotations"
 __all__ = ["MAX_LAYERS", "MAX_MANIFEST", "Descriptor", "Index", "Manifest", "Platform", "decode_document"]
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(Record):
     """One image: its configuration and its layers, bottom first."""
 
     config: Descriptor
@@ -68,8 +67,7 @@ class Manifest:
         return strictjson.encode(document)
 
 
-@dataclass(frozen=True, slots=True)
-class Index:
+class Index(Record):
     """Several manifests, one per platform (or, in a layout, one per tag)."""
 
     manifests: tuple[Descriptor, ...]

@@ -12,11 +12,11 @@ The first component is a host if it holds a dot or a colon or is ``localhost``; 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
 
 from sealpod.errors import DecodeError
 from sealpod.oci.digest import Digest
+from sealpod.record import Record
 
 DEFAULT_REGISTRY: Final = "docker.io"
 DEFAULT_TAG: Final = "latest"
@@ -28,8 +28,7 @@ _REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
-@dataclass(frozen=True, slots=True)
-class ImageReference:
+class ImageReference(Record):
     """Where an image is: ``registry`` is ``host[:port]``; at least one of ``tag`` and ``digest`` is set."""
 
     registry: str

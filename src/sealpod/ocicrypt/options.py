@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Final
 
 from sealpod.errors import DecodeError
 from sealpod.ocicrypt.annotations import decode_base64
 from sealpod.ocicrypt.cipher import KEY_SIZE, MAC_SIZE, NONCE_SIZE
+from sealpod.record import Record, field
 from sealpod.secret import SecretBytes
 from sealpod.wire import strictjson
 
@@ -29,8 +29,7 @@ NONCE: Final = "nonce"
 MAX_OPTIONS: Final = 64 * 1024  # bytes of either document; real ones have 150
 
 
-@dataclass(frozen=True, slots=True)
-class PublicOptions:
+class PublicOptions(Record):
     """What everybody may know: the cipher and the HMAC of the ciphertext (32 bytes)."""
 
     hmac: bytes
@@ -61,8 +60,7 @@ class PublicOptions:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class PrivateOptions:
+class PrivateOptions(Record):
     """The layer key, the digest of the layer before encryption, and the cipher's options (the nonce)."""
 
     symkey: SecretBytes

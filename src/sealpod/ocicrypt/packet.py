@@ -14,11 +14,11 @@ four members are needed; others are ignored. Form A is written.
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
 from typing import Final
 
 from sealpod.errors import DecodeError
 from sealpod.ocicrypt.annotations import decode_base64
+from sealpod.record import Record
 from sealpod.wire import strictjson
 
 AES_256_CTR: Final = "aes_256_ctr"  # attestation-agent up to 0.4, and what its SEV broker clients read
@@ -31,8 +31,7 @@ MAX_KID: Final = 1024  # characters
 KBS_SCHEME: Final = "kbs://"
 
 
-@dataclass(frozen=True, slots=True)
-class AnnotationPacket:
+class AnnotationPacket(Record):
     """One recipient's wrapped private options. Every member comes from outside and proves nothing."""
 
     kid: str

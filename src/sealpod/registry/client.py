@@ -13,7 +13,6 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote, urlencode, urljoin
 
@@ -25,6 +24,7 @@ from sealpod.errors import (
     SealpodError,
     UnavailableError,
 )
+from sealpod.record import Record
 from sealpod.registry.challenge import Challenge, parse_challenges
 from sealpod.registry.connection import Connections, Failure, Reply, endpoint_of, explain, is_transient
 from sealpod.secret import SecretBytes
@@ -45,8 +45,7 @@ PUSH: Final = "pull,push"
 Body = bytes | Iterable[bytes] | None
 
 
-@dataclass(frozen=True, slots=True)
-class Credentials:
+class Credentials(Record):
     """A registry account."""
 
     username: str

@@ -13,7 +13,6 @@ import http.client
 import re
 import socket
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -25,14 +24,14 @@ from sealpod.errors import (
     UnavailableError,
     VerificationError,
 )
+from sealpod.record import Record
 
 TIMEOUT: Final = 60.0  # seconds without a byte; registries stall while they fetch from storage
 Failure = (OSError, http.client.HTTPException)
 _LOOPBACK = re.compile(r"localhost|127\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}|::1")
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(Record):
     """Where to connect to."""
 
     scheme: str

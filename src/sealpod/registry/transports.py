@@ -7,12 +7,12 @@ Docker's own file formats are refused by name, because they cannot carry what an
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from sealpod.errors import UsageError
 from sealpod.image.ports import ImageSink, ImageSource
 from sealpod.oci.reference import ImageReference
+from sealpod.record import Record
 from sealpod.registry.client import Credentials, RegistryClient
 from sealpod.registry.connection import Connections
 from sealpod.registry.http import RegistrySink, RegistrySource
@@ -23,8 +23,7 @@ OCI: Final = "oci"
 _UNFIT: Final = ("docker-archive", "docker-daemon", "dir", "oci-archive", "containers-storage")
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
+class Access(Record):
     """How registries may be reached."""
 
     insecure: Collection[str] = ()
