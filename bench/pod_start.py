@@ -24,10 +24,10 @@ from sealpod.demo.stage import Stage, open_stage
 from sealpod.qemu.machine import start_machine
 from sealpod.sandbox.host import Host, open_host
 from sealpod.sandbox.inputs import read_inputs
-from sealpod.sandbox.launch import Observation, launch_spec, machine_spec
+from sealpod.sandbox.launch import launch_spec, machine_spec
 from sealpod.sandbox.pod import run_pod
 from sealpod.sandbox.spec import PodSpec
-from sealpod.sandbox.timeline import Timeline
+from sealpod.sandbox.timeline import Observation, Timeline
 
 BUDGET = 5.0  # seconds over the floor
 FLOOR_LINE = "sealpod: floor"

@@ -21,10 +21,10 @@ from sealpod.errors import SealpodError
 from sealpod.guestimage.cache import cache_directory
 from sealpod.sandbox.agent import AgentClient
 from sealpod.sandbox.host import HostOptions, open_host
-from sealpod.sandbox.launch import Observation, launch_guest
+from sealpod.sandbox.launch import launch_guest
 from sealpod.sandbox.network import NAMESERVER, from_guest
 from sealpod.sandbox.spec import PodSpec
-from sealpod.sandbox.timeline import Timeline
+from sealpod.sandbox.timeline import Observation, Timeline
 from sealpod.sev.policy import Policy
 
 pytestmark = pytest.mark.e2e

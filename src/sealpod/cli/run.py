@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import importlib
 import sys
 from typing import TYPE_CHECKING
 
@@ -13,8 +15,8 @@ from sealpod.errors import SealpodError, UsageError
 
 if TYPE_CHECKING:
     from sealpod.sandbox.cmdline import KbcMode
-    from sealpod.sandbox.launch import Observation
     from sealpod.sandbox.spec import PodSpec
+    from sealpod.sandbox.timeline import Observation
 
 HELP = """\
 Run a container image in a virtual machine that is measured before it starts.
@@ -132,9 +134,7 @@ async def _dry_run(args: argparse.Namespace, spec: PodSpec) -> int:
 
 async def _run(args: argparse.Namespace, spec: PodSpec, image: str, progress: Progress) -> int:
     from sealpod.sandbox.host import open_host
-    from sealpod.sandbox.launch import Observation
-    from sealpod.sandbox.pod import run_pod
-    from sealpod.sandbox.timeline import Timeline
+    from sealpod.sandbox.timeline import Observation, Timeline
 
     seen = Observation(Timeline(on_start=progress.phase))
 
@@ -145,10 +145,13 @@ async def _run(args: argparse.Namespace, spec: PodSpec, image: str, progress: Pr
         target.flush()
 
     try:
+        # The broker's library takes as long to load as the platform to start.
+        loading = asyncio.create_task(asyncio.to_thread(importlib.import_module, "sealpod.sandbox.pod"))
         async with open_host(host_options(args), progress.note) as host:
+            run_pod = (await loading).run_pod
             if host.platform.kind == "model":
                 progress.note("software model of the SEV firmware: measured and attested, not protected")
-            return await run_pod(
+            status: int = await run_pod(
                 host,
                 spec,
                 image,
@@ -157,6 +160,7 @@ async def _run(args: argparse.Namespace, spec: PodSpec, image: str, progress: Pr
                 stdout=lambda data: write(1, data),
                 stderr=lambda data: write(2, data),
             )
+            return status
     except SealpodError as error:
         progress.clear()
         _explain(args, seen, error)

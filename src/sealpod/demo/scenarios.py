@@ -22,9 +22,8 @@ from sealpod.errors import SealpodError
 from sealpod.measure.components import Components
 from sealpod.measure.explain import explain
 from sealpod.sandbox.host import Host
-from sealpod.sandbox.launch import Observation
 from sealpod.sandbox.pod import run_pod
-from sealpod.sandbox.timeline import Timeline
+from sealpod.sandbox.timeline import Observation, Timeline
 
 MAXIMUM_OUTPUT: Final = 65536  # bytes of a container's output that are kept
 

@@ -31,7 +31,7 @@ from sealpod.sandbox.channel import Channel
 from sealpod.sandbox.host import Host
 from sealpod.sandbox.inputs import LaunchInputs, read_inputs
 from sealpod.sandbox.spec import LaunchRecord, PodSpec
-from sealpod.sandbox.timeline import Timeline
+from sealpod.sandbox.timeline import Observation, Timeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +41,6 @@ class Guest:
     name: str
     machine: Machine
     agent: AgentClient
-
-
-@dataclass(slots=True)
-class Observation:
-    """What an onlooker learns while a pod comes up; filled as it happens, so also after a refusal."""
-
-    timeline: Timeline
-    record: LaunchRecord | None = None
-    launch_id: str = ""
-    console: tuple[str, ...] = ()
 
 
 @contextlib.asynccontextmanager

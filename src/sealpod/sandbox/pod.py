@@ -9,9 +9,10 @@ from typing import Final
 
 from sealpod.errors import LaunchError, SealpodError, UnavailableError
 from sealpod.sandbox.host import Host
-from sealpod.sandbox.launch import Guest, Observation, launch_guest, power_off
+from sealpod.sandbox.launch import Guest, launch_guest, power_off
 from sealpod.sandbox.network import NAMESERVER
 from sealpod.sandbox.spec import PodSpec
+from sealpod.sandbox.timeline import Observation
 
 GOODBYE_SECONDS: Final = 5.0
 CONSOLE: Final = "see the guest's console; a guest that ran out of memory needs more (--memory)"

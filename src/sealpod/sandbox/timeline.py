@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from sealpod.sandbox.spec import LaunchRecord
+
 
 @dataclass(frozen=True, slots=True)
 class Phase:
@@ -43,3 +45,13 @@ class Timeline:
     def total(self) -> float:
         """Seconds of all phases together."""
         return sum(phase.seconds for phase in self.phases)
+
+
+@dataclass(slots=True)
+class Observation:
+    """What an onlooker learns while a pod comes up; filled as it happens, so also after a refusal."""
+
+    timeline: Timeline
+    record: LaunchRecord | None = None
+    launch_id: str = ""
+    console: tuple[str, ...] = ()

@@ -30,7 +30,7 @@ def spec(tmp_path: Path) -> MachineSpec:
     """A machine whose flash holds a pattern; kernel and initrd are not read while paused."""
     flash = tmp_path / "flash.fd"
     flash.write_bytes(bytes(i * 7 & 0xFF for i in range(4096)) * (FLASH_SIZE // 4096))
-    # QEMU reads the header of a kernel (Linux boot protocol: "HdrS" at 0x202, version, highest initrd address).
+    # QEMU reads the header of a kernel (Linux boot protocol: "HdrS" at 0x202, version, top of the initrd).
     kernel = bytearray(8192)
     kernel[0x202:0x208] = b"HdrS" + (0x020F).to_bytes(2, "little")
     kernel[0x22C:0x230] = (0x7FFFFFFF).to_bytes(4, "little")

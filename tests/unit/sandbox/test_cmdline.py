@@ -36,7 +36,8 @@ def test_online_names_the_broker_and_registries() -> None:
         extra=("x=1",),
     )
     assert compose(settings) == PLAIN.replace("nr_cpus=1", "nr_cpus=2") + (
-        " iomem=relaxed agent.aa_kbc_params=online_sev_kbc::10.0.2.2:44444 agent.insecure_registries=10.0.2.2:5000,r:80 x=1"
+        " iomem=relaxed agent.aa_kbc_params=online_sev_kbc::10.0.2.2:44444"
+        " agent.insecure_registries=10.0.2.2:5000,r:80 x=1"
     )
 
 
