@@ -8,7 +8,6 @@ that a reader can search the code for every place where a secret becomes plain b
 
 from __future__ import annotations
 
-import hmac
 from typing import NoReturn, final
 
 
@@ -36,7 +35,9 @@ class SecretBytes:
         """Constant-time comparison; only another secret can be equal."""
         if not isinstance(other, SecretBytes):
             return NotImplemented
-        return hmac.compare_digest(self._value, other._value)
+        from cryptography.hazmat.primitives.constant_time import bytes_eq
+
+        return bytes_eq(self._value, other._value)
 
     # A hash would have to depend on the value, and dict lookups are not constant-time.
     __hash__ = None  # type: ignore[assignment]

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from sealpod.agent import lighthttp
 from sealpod.agent.console import Console
 from sealpod.agent.parameters import Parameters
 from sealpod.errors import RefusedError, SealpodError, UsageError
@@ -77,6 +78,7 @@ class Images:
         try:
             if self._parameters.aa_kbc_params:
                 self._keys.open()
+            lighthttp.load()
             from sealpod.image import pull, runtime  # noqa: F401 (imported for later)
             from sealpod.registry import transports  # noqa: F401
         finally:

@@ -7,20 +7,38 @@ and the text can name a file.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import re
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from sealpod.errors import DecodeError
 from sealpod.record import Record
 
-if TYPE_CHECKING:
-    from hashlib import _Hash
-
 SHA256: Final = "sha256"
 HEX_LENGTHS: Final = {SHA256: 64, "sha512": 128}  # the spec's registered algorithms
 _HEX = re.compile(r"[0-9a-f]+")
+
+
+class Hasher:
+    """Feed it a content piece by piece.
+
+    On ``cryptography``, which every guest with keys has loaded anyway: ``hashlib`` would load a second copy
+    of the same library, a noticeable part of an emulated start.
+    """
+
+    __slots__ = ("_hash",)
+
+    def __init__(self, algorithm: str) -> None:
+        from cryptography.hazmat.primitives import hashes
+
+        self._hash = hashes.Hash({SHA256: hashes.SHA256, "sha512": hashes.SHA512}[algorithm]())
+
+    def update(self, data: bytes | bytearray | memoryview) -> None:
+        """The next piece."""
+        self._hash.update(data)
+
+    def hexdigest(self) -> str:
+        """The hash of all that was fed; more may follow."""
+        return self._hash.copy().finalize().hex()
 
 
 class Digest(Record):
@@ -41,15 +59,19 @@ class Digest(Record):
     @classmethod
     def of(cls, data: bytes | bytearray | memoryview, algorithm: str = SHA256) -> Digest:
         """The digest of ``data``."""
-        return cls(algorithm, hashlib.new(algorithm, data).hexdigest())
+        hasher = Hasher(algorithm)
+        hasher.update(data)
+        return cls(algorithm, hasher.hexdigest())
 
-    def hasher(self) -> _Hash:
+    def hasher(self) -> Hasher:
         """A fresh hash object of this digest's algorithm."""
-        return hashlib.new(self.algorithm)
+        return Hasher(self.algorithm)
 
-    def matches(self, hasher: _Hash) -> bool:
+    def matches(self, hasher: Hasher) -> bool:
         """Whether what ``hasher`` was fed has this digest."""
-        return hmac.compare_digest(hasher.hexdigest(), self.hex)
+        from cryptography.hazmat.primitives.constant_time import bytes_eq
+
+        return bytes_eq(hasher.hexdigest().encode(), self.hex.encode())
 
     def __str__(self) -> str:
         return f"{self.algorithm}:{self.hex}"

@@ -15,13 +15,13 @@ exception still cannot hold a complete layer.
 
 from __future__ import annotations
 
-import hmac
 from typing import TYPE_CHECKING, Final
 
 from sealpod.errors import UsageError, VerificationError
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers import CipherContext
+    from cryptography.hazmat.primitives.hmac import HMAC
 
     from sealpod.secret import SecretBytes
 
@@ -36,7 +36,7 @@ class Encryptor:
 
     def __init__(self, key: SecretBytes, nonce: bytes) -> None:
         self._ctr = _ctr(key, nonce)
-        self._mac = hmac.new(key.reveal(), digestmod="sha256")
+        self._mac = _mac(key)
 
     def update(self, plaintext: bytes) -> bytes:
         """The ciphertext of the next chunk, same length."""
@@ -46,7 +46,7 @@ class Encryptor:
 
     def finish(self) -> bytes:
         """The MAC over everything returned so far (32 bytes)."""
-        return self._mac.digest()
+        return self._mac.copy().finalize()
 
 
 class Decryptor:
@@ -54,7 +54,7 @@ class Decryptor:
 
     def __init__(self, key: SecretBytes, nonce: bytes, mac: bytes) -> None:
         self._ctr = _ctr(key, nonce)
-        self._mac = hmac.new(key.reveal(), digestmod="sha256")
+        self._mac = _mac(key)
         self._expected = mac
         self._held = b""
 
@@ -70,7 +70,9 @@ class Decryptor:
 
     def finish(self) -> bytes:
         """The withheld plaintext; VerificationError (``image.hmac``) if the MAC differs."""
-        if not hmac.compare_digest(self._mac.digest(), self._expected):
+        from cryptography.hazmat.primitives.constant_time import bytes_eq
+
+        if not bytes_eq(self._mac.copy().finalize(), self._expected):
             raise VerificationError(
                 "the HMAC of the encrypted data does not match: the key is wrong, or the data or its"
                 " annotations were changed after encryption",
@@ -78,6 +80,14 @@ class Decryptor:
                 remedy="check which key the image was encrypted with; push the image again",
             )
         return self._ctr.update(self._held)
+
+
+def _mac(key: SecretBytes) -> HMAC:
+    # Not the standard library's: it would load a second copy of OpenSSL, dear in an emulated guest.
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.hmac import HMAC
+
+    return HMAC(key.reveal(), SHA256())
 
 
 def _ctr(key: SecretBytes, nonce: bytes) -> CipherContext:

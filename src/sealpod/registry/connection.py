@@ -194,12 +194,19 @@ class Connections:
     def _connect(self, endpoint: Endpoint) -> http.client.HTTPConnection:
         if endpoint.scheme == "http":
             return http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=self._timeout)
+        return _TlsConnection(endpoint.host, endpoint.port, timeout=self._timeout)
+
+
+class _TlsConnection(http.client.HTTPConnection):
+    """As HTTPSConnection, which is missing where ``http.client`` was loaded without ``ssl``: in the guest."""
+
+    default_port = http.client.HTTPS_PORT
+
+    def connect(self) -> None:
         import ssl
 
-        context = ssl.create_default_context()
-        return http.client.HTTPSConnection(
-            endpoint.host, endpoint.port, timeout=self._timeout, context=context
-        )
+        super().connect()
+        self.sock = ssl.create_default_context().wrap_socket(self.sock, server_hostname=self.host)
 
 
 def is_transient(error: Exception) -> bool:

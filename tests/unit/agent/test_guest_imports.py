@@ -58,6 +58,22 @@ importlib.import_module("sealpod.agent.__main__")
 print(",".join(set(sys.modules) - before))
 """
 )
+PULL = (
+    GATE
+    + """
+from sealpod.agent import lighthttp
+lighthttp.load()
+lighthttp.load()
+from sealpod.image import pull, runtime
+from sealpod.registry import transports
+from sealpod.kbc import offline, online, table
+print(",".join(sys.modules))
+import ssl
+print(ssl.OPENSSL_VERSION)
+"""
+)
+# Each was measured: what it costs an emulated guest is a noticeable part of a pod's start.
+DEAR = ("ssl", "_hashlib", "hashlib", "dataclasses", "inspect", "tarfile", "asyncio", "cryptography", "h2")
 
 
 def run(script: str, *arguments: str) -> str:
@@ -81,6 +97,13 @@ def test_the_agent_starts_without_the_heavy_modules() -> None:
     loaded = set(run(START, ",".join(THIRD_PARTY)).strip().split(","))
     assert "sealpod.agent.service" in loaded
     assert loaded.isdisjoint(HEAVY), sorted(loaded.intersection(HEAVY))
+
+
+def test_what_a_pull_needs_is_loaded_without_the_dear_modules_and_tls_can_be_loaded_later() -> None:
+    loaded, version = run(PULL, ",".join(THIRD_PARTY)).splitlines()
+    assert "http.client" in loaded.split(",")
+    assert set(loaded.split(",")).isdisjoint(DEAR)
+    assert "OpenSSL" in version
 
 
 def test_help_names_what_this_is() -> None:
