@@ -34,6 +34,9 @@ _SCALARS: Final[dict[str, object]] = {
     "enum": 0,
 }
 _LENGTH_DELIMITED = ("string", "bytes")
+# A field number has 29 bits, a length 31; both are written in at most five bytes (protobuf's encoding).
+_MAX_TAG: Final = (1 << 32) - 1
+_MAX_SIZE: Final = (1 << 31) - 1
 
 
 class Field:
@@ -139,7 +142,7 @@ class Schema:
         numbers = self._numbers[name]
         position = 0
         while position < len(data):
-            tag, position = _varint(data, position)
+            tag, position = _varint(data, position, length=5, limit=_MAX_TAG)
             raw, position = _raw(data, position, tag & 7)
             if not tag >> 3:
                 raise DecodeError("a message field has number 0")
@@ -169,7 +172,8 @@ class Schema:
         self._decode_into(field.kind, known._values, raw)
 
 
-def _varint(data: bytes, position: int) -> tuple[int, int]:
+def _varint(data: bytes, position: int, *, length: int = 10, limit: int = 0) -> tuple[int, int]:
+    """A number of at most ``length`` bytes and where it ends; above ``limit`` (0: none) it is malformed."""
     value = shift = 0
     while True:
         if position >= len(data):
@@ -177,11 +181,14 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
         byte = data[position]
         position += 1
         value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value & 0xFFFF_FFFF_FFFF_FFFF, position
         shift += 7
-        if shift > 63:  # ten bytes carry 64 bits
-            raise DecodeError("a message holds a number of more than ten bytes")
+        if byte < 0x80:
+            break
+        if shift >= 7 * length:
+            raise DecodeError(f"a message holds a number of more than {length} bytes")
+    if limit and value > limit:
+        raise DecodeError(f"a message holds a number above {limit}")
+    return value & 0xFFFF_FFFF_FFFF_FFFF, position  # ten bytes hold more than the 64 bits that count
 
 
 def _raw(data: bytes, position: int, wire_type: int) -> tuple[int | bytes, int]:
@@ -189,7 +196,7 @@ def _raw(data: bytes, position: int, wire_type: int) -> tuple[int | bytes, int]:
     if wire_type == _VARINT:
         return _varint(data, position)
     if wire_type == _BYTES:
-        size, position = _varint(data, position)
+        size, position = _varint(data, position, length=5, limit=_MAX_SIZE)
     elif wire_type in (_FIXED64, _FIXED32):
         size = 8 if wire_type == _FIXED64 else 4
     else:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError as LibraryError
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sealpod.errors import DecodeError
@@ -144,6 +144,10 @@ def test_what_the_library_writes_is_read_and_written_alike(theirs: Any) -> None:
 
 
 @given(st.sampled_from(sorted(DESCRIPTORS)), st.binary(max_size=60))
+@example("AgentDetails", bytes.fromhex("cd8080801000000000"))  # a field number of 30 bits
+@example("AgentDetails", bytes.fromhex("8880808080000a"))  # a field number in six bytes
+@example("AgentDetails", bytes.fromhex("0a80808080808000"))  # a length in seven bytes
+@example("AgentDetails", bytes.fromhex("0a8080808008"))  # a length of 32 bits
 def test_noise_is_a_decode_error_or_what_the_library_reads(name: str, data: bytes) -> None:
     theirs = new(name)
     try:
