@@ -179,7 +179,7 @@ TABLE = Schema("A n=1:int32 s=2:string b=3:B many=4:*uint32 o=5:?uint32\nB x=1:u
     ("data", "reason"),
     [
         ("08", "inside a number"),
-        ("08" + "ff" * 10 + "01", "ten bytes"),
+        ("08" + "ff" * 10 + "01", "10 bytes"),
         ("1205", "longer than its message"),
         ("0b", "wire type 3"),
         ("0001", "number 0"),
