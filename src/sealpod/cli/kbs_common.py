@@ -34,6 +34,9 @@ def add_verb(verbs: Nouns, name: str, text: str, action: Action) -> argparse.Arg
     parser = verbs.add_parser(name, help=text, description=text)
     parser.set_defaults(action=action)
     add_database_option(parser)
+    parser.add_argument(
+        "-o", "--output", choices=("text", "json"), default="text", help="how to print (default: text)"
+    )
     return parser
 
 
@@ -44,13 +47,6 @@ def add_database_option(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help=f"the key broker's database, for instance sqlite:////var/lib/sealpod/kbs.db "
         f"(default: ${DATABASE_VARIABLE})",
-    )
-
-
-def add_output_option(parser: argparse.ArgumentParser) -> None:
-    """``-o json|text``."""
-    parser.add_argument(
-        "-o", "--output", choices=("text", "json"), default="text", help="how to print (default: text)"
     )
 
 

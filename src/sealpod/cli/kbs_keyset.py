@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from sealpod.cli.kbs_common import (
     Nouns,
     add_noun,
-    add_output_option,
     add_verb,
     open_database,
     print_done,
@@ -38,13 +37,11 @@ def add_commands(nouns: Nouns) -> None:
     setter.add_argument(
         "--policy", metavar="NAME", help="who may have it, beside what the policies of its secrets say"
     )
-    lister = add_verb(verbs, "list", "List all keysets", _list)
+    add_verb(verbs, "list", "List all keysets", _list)
     shower = add_verb(verbs, "show", "Show a keyset", _show)
     shower.add_argument("id", metavar="ID")
     deleter = add_verb(verbs, "delete", "Delete a keyset; its secrets stay", _delete)
     deleter.add_argument("id", metavar="ID")
-    for parser in (setter, lister, shower, deleter):
-        add_output_option(parser)
 
 
 def _set(args: argparse.Namespace) -> int:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final
 from sealpod.cli.kbs_common import (
     Nouns,
     add_noun,
-    add_output_option,
     add_verb,
     open_database,
     print_done,
@@ -35,13 +34,11 @@ def add_commands(nouns: Nouns) -> None:
     setter = add_verb(verbs, "set", "Make or replace a policy; what refers to it keeps doing so", _set)
     setter.add_argument("name", metavar="NAME")
     _add_rule_options(setter)
-    lister = add_verb(verbs, "list", "List all policies; one without a name is listed by its number", _list)
+    add_verb(verbs, "list", "List all policies; one without a name is listed by its number", _list)
     shower = add_verb(verbs, "show", "Show a policy and what refers to it", _show)
     shower.add_argument("name", metavar="NAME", help="its name, or the number of one without a name")
     deleter = add_verb(verbs, "delete", "Delete a policy nothing refers to", _delete)
     deleter.add_argument("name", metavar="NAME", help="its name, or the number of one without a name")
-    for parser in (setter, lister, shower, deleter):
-        add_output_option(parser)
 
 
 def _add_rule_options(parser: argparse.ArgumentParser) -> None:

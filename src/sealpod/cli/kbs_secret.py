@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final
 from sealpod.cli.kbs_common import (
     Nouns,
     add_noun,
-    add_output_option,
     add_verb,
     open_database,
     print_done,
@@ -41,14 +40,12 @@ def add_commands(nouns: Nouns) -> None:
         metavar="NAME",
         help="who may have it; without this option nothing but the broker's default",
     )
-    lister = add_verb(verbs, "list", "List all secrets, without their values", _list)
+    add_verb(verbs, "list", "List all secrets, without their values", _list)
     shower = add_verb(verbs, "show", "Show a secret", _show)
     shower.add_argument("id", metavar="ID")
     shower.add_argument("--reveal", action="store_true", help="print the value too, as base64")
     deleter = add_verb(verbs, "delete", "Delete a secret", _delete)
     deleter.add_argument("id", metavar="ID")
-    for parser in (setter, lister, shower, deleter):
-        add_output_option(parser)
 
 
 def _set(args: argparse.Namespace) -> int:

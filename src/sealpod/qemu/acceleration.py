@@ -106,9 +106,3 @@ def _remember(qemu: Qemu, cache: str, works: bool) -> None:
         with open(temporary, "w", encoding="utf-8") as target:
             json.dump({"key": _key(qemu), "kvm": works}, target)
         os.replace(temporary, path)
-
-
-def forget(cache: str) -> None:
-    """Drop the remembered answer, after KVM failed on a real guest."""
-    with contextlib.suppress(OSError):
-        os.unlink(os.path.join(cache, PROBE_FILE))

@@ -25,22 +25,10 @@ class Console:
     def __init__(self) -> None:
         self._lines: deque[str] = deque(maxlen=MAXIMUM_LINES)
         self._partial = ""
-        self._seen: set[str] = set()
         self._waiters: list[tuple[str, asyncio.Event]] = []
-        self._bytes = 0
-        self.first_output = asyncio.Event()
-
-    @property
-    def size(self) -> int:
-        """Bytes received so far."""
-        return self._bytes
 
     def feed(self, data: bytes) -> None:
         """Take bytes as they come."""
-        if not data:
-            return
-        self._bytes += len(data)
-        self.first_output.set()
         text = self._partial + data.decode(errors="replace")
         *lines, self._partial = text.split("\n")
         # An endless line is cut rather than kept.

@@ -39,7 +39,6 @@ async def run_pod(
             status = await _run(guest, image, args, seen, stdout, stderr)
         except UnavailableError as error:
             # The channel closes first; QEMU's end explains it.
-            await asyncio.sleep(0)
             raise await _explained(guest, error) from error
         with seen.timeline.phase("stop"):
             await power_off(guest, GOODBYE_SECONDS)
