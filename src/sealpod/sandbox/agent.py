@@ -42,15 +42,15 @@ class AgentClient:
             mtu=1500,
             IPAddresses=[types_pb2.IPAddress(address=network.GUEST, mask=network.PREFIX)],
         )
-        await self._call("UpdateInterface", agent_pb2.UpdateInterfaceRequest(interface=interface))
+        await self.call("UpdateInterface", agent_pb2.UpdateInterfaceRequest(interface=interface))
         route = types_pb2.Route(gateway=network.GATEWAY, device="eth0")
-        await self._call(
+        await self.call(
             "UpdateRoutes", agent_pb2.UpdateRoutesRequest(routes=agent_pb2.Routes(Routes=[route]))
         )
 
     async def create_sandbox(self, sandbox_id: str, hostname: str, dns: Sequence[str]) -> None:
         """Prepare the guest for containers."""
-        await self._call(
+        await self.call(
             "CreateSandbox",
             agent_pb2.CreateSandboxRequest(sandbox_id=sandbox_id, hostname=hostname, dns=dns),
         )
@@ -70,11 +70,11 @@ class AgentClient:
         request = agent_pb2.CreateContainerRequest(
             container_id=container_id, exec_id=container_id, storages=[storage], OCI=spec
         )
-        await self._call("CreateContainer", request, seconds=PULL)
+        await self.call("CreateContainer", request, seconds=PULL)
 
     async def start_container(self, container_id: str) -> None:
         """Let the container's process run."""
-        await self._call("StartContainer", agent_pb2.StartContainerRequest(container_id=container_id))
+        await self.call("StartContainer", agent_pb2.StartContainerRequest(container_id=container_id))
 
     async def wait_process(self, container_id: str) -> int:
         """The exit status of the container's process: its own, or 128 + signal."""
@@ -88,7 +88,7 @@ class AgentClient:
         request = agent_pb2.SignalProcessRequest(
             container_id=container_id, exec_id=container_id, signal=signal
         )
-        await self._call("SignalProcess", request)
+        await self.call("SignalProcess", request)
 
     async def output(self, container_id: str, method: str) -> AsyncIterator[bytes]:
         """What the container writes, piece by piece, until its end. ``method``: ReadStdout or ReadStderr."""
@@ -109,10 +109,11 @@ class AgentClient:
 
     async def destroy_sandbox(self) -> None:
         """End the guest."""
-        await self._call("DestroySandbox", agent_pb2.DestroySandboxRequest())
+        await self.call("DestroySandbox", agent_pb2.DestroySandboxRequest())
 
-    async def _call(self, method: str, request: _Message, *, seconds: float = SHORT) -> None:
-        await self._channel.call(AGENT, method, _bytes(request), seconds=seconds)
+    async def call(self, method: str, request: _Message, *, seconds: float | None = SHORT) -> bytes:
+        """Any method of ``grpc.AgentService``: the answer's bytes. ``seconds`` None waits for ever."""
+        return await self._channel.call(AGENT, method, _bytes(request), seconds=seconds)
 
 
 def _bytes(message: _Message) -> bytes:
