@@ -149,7 +149,7 @@ async def _run(args: argparse.Namespace, spec: PodSpec, image: str, progress: Pr
         loading = asyncio.create_task(asyncio.to_thread(importlib.import_module, "sealpod.sandbox.pod"))
         async with open_host(host_options(args), progress.note) as host:
             run_pod = (await loading).run_pod
-            if host.platform.kind == "model":
+            if host.platform is not None and host.platform.kind == "model":
                 progress.note("software model of the SEV firmware: measured and attested, not protected")
             status: int = await run_pod(
                 host,

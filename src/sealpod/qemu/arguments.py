@@ -5,12 +5,15 @@ Sockets (QMP, agent channel, console) and guest RAM are inherited file descripto
 file behind whatever ends it. Measured parts: the firmware in pflash unit 0, kernel, initrd and command
 line (by the hashes table). QEMU before version 10 patches the kernel's setup header in the item the
 firmware would read, which changes its hash; there the unmodified file is offered as ``etc/boot/kernel``.
+
+Without a firmware of its own a guest is a plain virtual machine: QEMU's default firmware boots the kernel
+directly, nothing is measured, and RAM is QEMU's private memory rather than a file shared with a platform.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from sealpod.errors import UsageError
 from sealpod.qemu.binary import Qemu
@@ -28,29 +31,53 @@ MAXIMUM_CPUS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
+class Nic:
+    """A network card: QEMU's user network, or a tap that exists in the network namespace QEMU runs in."""
+
+    kind: Literal["user", "tap"] = "user"
+    ifname: str = ""
+    """Of the tap."""
+    mac: str = ""
+    """Hardware address inside the guest; empty means QEMU's default."""
+
+
+@dataclass(frozen=True, slots=True)
 class MachineSpec:
     """What a guest is made of. ``memory`` in MiB; paths are absolute; ``extra`` comes from the platform."""
 
     name: str
     firmware: str
+    """Empty: a plain machine with QEMU's default firmware."""
     kernel: str
     initrd: str
     cmdline: str
     memory: int
     cpus: int
     accelerator: str
-    network: bool = True
+    nics: tuple[Nic, ...] = (Nic(),)
+    netns: str = ""
+    """Path of the network namespace QEMU runs in; empty means ours."""
+    vsock: bool = False
+    """The agent listens on vsock; otherwise on a virtio-serial port."""
     extra: tuple[str, ...] = ()
+
+    @property
+    def shares_memory(self) -> bool:
+        """RAM is a file that the platform maps too."""
+        return bool(self.firmware)
 
 
 @dataclass(frozen=True, slots=True)
 class Descriptors:
-    """File descriptor numbers as QEMU sees them."""
+    """File descriptor numbers as QEMU sees them; -1 where the machine has none."""
 
     ram: int
     qmp: int
     agent: int
     console: int
+    vhost: int = -1
+    """``/dev/vhost-vsock``, which holds the reservation of ``cid``."""
+    cid: int = 0
 
 
 def build_arguments(qemu: Qemu, spec: MachineSpec, fds: Descriptors) -> list[str]:
@@ -73,21 +100,23 @@ def build_arguments(qemu: Qemu, spec: MachineSpec, fds: Descriptors) -> list[str
         *("-no-user-config", "-nodefaults", "-display", "none", "-no-reboot", "-S"),
         *_machine(spec, fds),
         *_boot(qemu, spec),
-        *_channels(fds),
+        *_channels(spec, fds),
         *_devices(spec),
         *spec.extra,
     ]
 
 
 def _machine(spec: MachineSpec, fds: Descriptors) -> list[str]:
+    backend, memory = "", []
+    if spec.shares_memory:
+        backend = "memory-backend=ram,"
+        file = f"size={spec.memory}M,share=on,mem-path=/proc/self/fd/{fds.ram}"
+        memory = ["-object", f"memory-backend-file,id=ram,{file}"]
     return [
-        *("-machine", f"q35,accel={spec.accelerator},memory-backend=ram,smm=off,vmport=off"),
+        *("-machine", f"q35,accel={spec.accelerator},{backend}smm=off,vmport=off"),
         *("-cpu", cpu_model(spec.accelerator)),
         *("-m", f"{spec.memory}M"),
-        *(
-            "-object",
-            f"memory-backend-file,id=ram,size={spec.memory}M,share=on,mem-path=/proc/self/fd/{fds.ram}",
-        ),
+        *memory,
         *("-smp", f"{spec.cpus},cores=1,threads=1,sockets={spec.cpus},maxcpus={spec.cpus}"),
         *("-rtc", "base=utc"),
     ]
@@ -105,19 +134,24 @@ def cpu_model(accelerator: str) -> str:
 
 
 def _boot(qemu: Qemu, spec: MachineSpec) -> list[str]:
-    arguments = [
-        *("-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={_escape(spec.firmware)}"),
-        *("-kernel", spec.kernel, "-initrd", spec.initrd, "-append", spec.cmdline),
-    ]
+    arguments = ["-kernel", spec.kernel, "-initrd", spec.initrd, "-append", spec.cmdline]
+    if not spec.firmware:
+        return arguments
+    arguments += ["-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={_escape(spec.firmware)}"]
     if not qemu.serves_kernel_unmodified:
         arguments += ["-fw_cfg", f"name=etc/boot/kernel,file={_escape(spec.kernel)}"]
     return arguments
 
 
-def _channels(fds: Descriptors) -> list[str]:
-    return [
+def _channels(spec: MachineSpec, fds: Descriptors) -> list[str]:
+    common = [
         *("-chardev", f"socket,id=qmp,fd={fds.qmp}", "-mon", "chardev=qmp,mode=control"),
         *("-chardev", f"socket,id=console,fd={fds.console}", "-serial", "chardev:console"),
+    ]
+    if spec.vsock:
+        return [*common, "-device", f"vhost-vsock-pci,vhostfd={fds.vhost},guest-cid={fds.cid}"]
+    return [
+        *common,
         *("-device", "virtio-serial-pci,id=serial0"),
         *("-chardev", f"socket,id=agent,fd={fds.agent}"),
         *("-device", f"virtserialport,chardev=agent,name={AGENT_PORT}"),
@@ -128,8 +162,13 @@ def _devices(spec: MachineSpec) -> list[str]:
     arguments = [
         *("-object", "rng-random,id=rng0,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng0"),
     ]
-    if spec.network:
-        arguments += ["-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0,romfile="]
+    for number, nic in enumerate(spec.nics):
+        name = f"net{number}"
+        backend = f"user,id={name}"
+        if nic.kind == "tap":
+            backend = f"tap,id={name},ifname={_escape(nic.ifname)},script=no,downscript=no"
+        mac = f",mac={nic.mac}" if nic.mac else ""
+        arguments += ["-netdev", backend, "-device", f"virtio-net-pci,netdev={name},romfile={mac}"]
     return arguments
 
 

@@ -2,7 +2,7 @@
 """One QEMU process: started paused, spoken to over QMP, gone when its scope ends.
 
 ``Machine`` owns the process, the guest's RAM (a memory file both QEMU and the platform map), the QMP
-session, the console and the agent's socket. All are descriptors: nothing of a guest is in the file system.
+session, the console and the way to the agent. All are descriptors: nothing of a guest is in the file system.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Final, cast
 
 from qemu.qmp import QMPClient, QMPError
 
-from sealpod.errors import LaunchError
+from sealpod.errors import LaunchError, OperationError
+from sealpod.qemu import vsock
 from sealpod.qemu.arguments import Descriptors, MachineSpec, build_arguments
 from sealpod.qemu.binary import Qemu
 from sealpod.qemu.console import Console, clean
@@ -34,16 +35,27 @@ _RIP = re.compile(r"\b[RE]IP=([0-9a-f]+)")
 class Machine:
     """A guest's QEMU. Make one with :func:`start_machine`."""
 
-    def __init__(self, spec: MachineSpec, ram_fd: int, process: asyncio.subprocess.Process) -> None:
+    def __init__(
+        self, spec: MachineSpec, ram_fd: int, process: asyncio.subprocess.Process, cid: int = 0
+    ) -> None:
         self.spec = spec
-        self.ram_fd = ram_fd
+        self.cid = cid
+        """The guest's address on vsock, 0 when its agent is on a serial port."""
+        self._ram_fd = ram_fd
         self.console = Console()
         self.exited = asyncio.Event()
         self._process = process
         self._qmp = QMPClient(spec.name)
         self._stderr: deque[str] = deque(maxlen=STDERR_LINES)
         self._tasks: list[asyncio.Task[None]] = []
-        self.agent: socket.socket | None = None
+        self._agent: socket.socket | None = None
+
+    @property
+    def ram_fd(self) -> int:
+        """The file that is the guest's RAM. OperationError for a plain machine, which shares none."""
+        if self._ram_fd < 0:
+            raise OperationError("this machine's memory is not shared", code="launch.plain")
+        return self._ram_fd
 
     @property
     def pid(self) -> int:
@@ -59,9 +71,9 @@ class Machine:
         """What QEMU itself complained about last, in one line."""
         return " / ".join(line for line in self._stderr if "warning:" not in line)
 
-    async def connect(self, qmp: socket.socket, console: socket.socket, agent: socket.socket) -> None:
+    async def connect(self, qmp: socket.socket, console: socket.socket, agent: socket.socket | None) -> None:
         """Take the host's ends of the channels and open the QMP session."""
-        self.agent = agent
+        self._agent = agent
         self._tasks = [
             asyncio.create_task(self._watch()),
             asyncio.create_task(self._read_stderr()),
@@ -73,6 +85,12 @@ class Machine:
         except (QMPError, TimeoutError) as error:
             await self._settle()
             raise self.failure("QEMU did not start") from error
+
+    async def dial(self) -> socket.socket:
+        """The way to the guest's agent. On vsock this waits until the agent listens."""
+        if self._agent is None:
+            self._agent = await vsock.dial(self.cid)
+        return self._agent
 
     async def qmp(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
         """One QMP command's return value. Raises LaunchError when QEMU refuses it or is gone."""
@@ -140,8 +158,8 @@ class Machine:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self.agent is not None:
-            self.agent.close()
+        if self._agent is not None:
+            self._agent.close()
 
     async def _watch(self) -> None:
         await self._process.wait()
@@ -174,25 +192,39 @@ def _describe(error: BaseException) -> str:
 @contextlib.asynccontextmanager
 async def start_machine(qemu: Qemu, spec: MachineSpec) -> AsyncIterator[Machine]:
     """A paused guest for the length of the block. Raises LaunchError when QEMU does not come up."""
-    with contextlib.ExitStack() as descriptors:
-        ram = os.memfd_create("sealpod-ram", os.MFD_CLOEXEC)
-        descriptors.callback(os.close, ram)
-        os.ftruncate(ram, spec.memory << 20)
-        pairs = [socket.socketpair() for _ in range(3)]
-        for ours, theirs in pairs:
-            ours.setblocking(False)
-            descriptors.callback(ours.close)
-            descriptors.callback(theirs.close)
-        fds = Descriptors(ram, *(theirs.fileno() for _, theirs in pairs))
-        arguments = build_arguments(qemu, spec, fds)
-        process = await spawn(arguments, fds=(ram, *(theirs.fileno() for _, theirs in pairs)))
-        machine = Machine(spec, ram, process)
+    with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+        ram = -1
+        if spec.shares_memory:
+            ram = os.memfd_create("sealpod-ram", os.MFD_CLOEXEC)
+            ours.callback(os.close, ram)
+            os.ftruncate(ram, spec.memory << 20)
+        vhost, cid = -1, 0
+        if spec.vsock:
+            vhost, cid = vsock.reserve()
+            theirs.callback(os.close, vhost)
+        qmp, qmp_fd = _pair(ours, theirs)
+        console, console_fd = _pair(ours, theirs)
+        agent, agent_fd = (None, -1) if spec.vsock else _pair(ours, theirs)
+        fds = Descriptors(ram, qmp_fd, agent_fd, console_fd, vhost, cid)
+        process = await spawn(
+            build_arguments(qemu, spec, fds),
+            fds=[fd for fd in (ram, qmp_fd, agent_fd, console_fd, vhost) if fd >= 0],
+            netns=spec.netns,
+        )
+        machine = Machine(spec, ram, process, cid)
         try:
-            for _, theirs in pairs:
-                theirs.close()
-            qmp, agent, console = (ours for ours, _ in pairs)
+            theirs.close()
             await machine.connect(qmp, console, agent)
             yield machine
         finally:
             # Shielded: a second Ctrl-C must not leave a QEMU behind.
             await asyncio.shield(machine.close())
+
+
+def _pair(ours: contextlib.ExitStack, theirs: contextlib.ExitStack) -> tuple[socket.socket, int]:
+    """A channel: our end, not blocking, and the descriptor of QEMU's."""
+    here, there = socket.socketpair()
+    here.setblocking(False)
+    ours.callback(here.close)
+    theirs.callback(there.close)
+    return here, there.fileno()

@@ -4,7 +4,8 @@
 The kernel kills the child when its parent dies, whatever killed the parent. That is set by ``setpriv``
 (util-linux, essential on Debian) rather than between fork and exec, because code run there is unsafe next
 to the threads of other libraries. The child leads its own session, so that Ctrl-C reaches only us and the
-order of the clean-up is ours.
+order of the clean-up is ours. ``nsenter`` and ``setpriv`` exec one another, so the process id is the
+program's own from the first to the last.
 """
 
 from __future__ import annotations
@@ -16,19 +17,17 @@ from collections.abc import Sequence
 from sealpod.errors import NotFoundError
 
 
-async def spawn(arguments: Sequence[str], *, fds: Sequence[int] = ()) -> asyncio.subprocess.Process:
+async def spawn(
+    arguments: Sequence[str], *, fds: Sequence[int] = (), netns: str = ""
+) -> asyncio.subprocess.Process:
     """Start ``arguments`` with ``fds`` inherited, no input, standard output dropped, errors piped.
 
-    Raises NotFoundError when the program or setpriv is missing.
+    ``netns`` is the path of the network namespace to start in; empty means ours. Raises NotFoundError when
+    the program, setpriv or nsenter is missing.
     """
-    setpriv = shutil.which("setpriv")
-    if setpriv is None:
-        raise NotFoundError("setpriv is not installed", remedy="install the package util-linux")
+    prefix = [*inside(netns), _tool("setpriv"), "--pdeathsig", "KILL", "--"]
     return await asyncio.create_subprocess_exec(
-        setpriv,
-        "--pdeathsig",
-        "KILL",
-        "--",
+        *prefix,
         *arguments,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
@@ -36,3 +35,15 @@ async def spawn(arguments: Sequence[str], *, fds: Sequence[int] = ()) -> asyncio
         pass_fds=tuple(fds),
         start_new_session=True,
     )
+
+
+def inside(netns: str) -> list[str]:
+    """What goes before a command line to run it in the network namespace at ``netns``; nothing for ours."""
+    return [_tool("nsenter"), f"--net={netns}", "--"] if netns else []
+
+
+def _tool(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        raise NotFoundError(f"{name} is not installed", remedy="install the package util-linux")
+    return path

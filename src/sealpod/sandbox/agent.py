@@ -29,9 +29,9 @@ class AgentClient:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
 
-    async def check(self) -> None:
-        """Return when the agent serves. Waits as long as the channel lives."""
-        await self._channel.call(HEALTH, "Check", _bytes(health_pb2.CheckRequest()))
+    async def check(self, *, seconds: float | None = None) -> None:
+        """Return when the agent serves. ``seconds`` None waits as long as the channel lives."""
+        await self._channel.call(HEALTH, "Check", _bytes(health_pb2.CheckRequest()), seconds=seconds)
 
     async def configure_network(self) -> None:
         """Give the guest its place in QEMU's user network."""

@@ -11,11 +11,11 @@ high memory, and its decompressor moves.
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from collections.abc import Awaitable
+from typing import Final, TypeVar
 
 from sealpod.errors import DeadlineError, LaunchError
 from sealpod.qemu.machine import Machine
-from sealpod.sandbox.agent import AgentClient
 
 BOOT_SECONDS: Final = 120.0  # an emulated guest on a loaded machine needs tens of seconds
 SAMPLE_SECONDS: Final = 0.5
@@ -23,15 +23,20 @@ HALT_SAMPLES: Final = 8  # 4 s in one loop
 LOOP_BYTES: Final = 64  # a dead loop is a handful of instructions
 KERNEL_SPACE: Final = 1 << 47  # addresses at or above it are Linux'
 INIT_LINE: Final = "sealpod: init"
-FAILED_LINE: Final = "sealpod: agent failed"
+FAILED_LINES: Final = ("sealpod: agent failed", "sealpod: init failed", "Kernel panic")
+
+_T = TypeVar("_T")
 
 
-async def wait_for_agent(machine: Machine, agent: AgentClient) -> None:
-    """Return when the agent answers. Raises LaunchError or DeadlineError, with the console's last lines."""
-    answer = asyncio.create_task(agent.check())
+async def wait_for_agent(machine: Machine, agent: Awaitable[_T]) -> _T:
+    """What ``agent`` gives once the guest's agent answers it.
+
+    Raises LaunchError or DeadlineError, with the console's last lines.
+    """
+    answer = asyncio.ensure_future(agent)
     ended = asyncio.create_task(machine.wait())
     halted = asyncio.create_task(_watch_processor(machine))
-    tasks: list[asyncio.Task[object]] = [answer, ended, halted]
+    tasks: list[asyncio.Future[object]] = [answer, ended, halted]  # type: ignore[list-item]
     try:
         done, _ = await asyncio.wait(tasks, timeout=BOOT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         if ended in done:
@@ -41,10 +46,8 @@ async def wait_for_agent(machine: Machine, agent: AgentClient) -> None:
         if answer in done:
             if answer.exception() is not None and await _is_ending(machine):
                 raise _ended(machine)
-            answer.result()
-            return
-        if not done:
-            raise _late(machine)
+            return answer.result()
+        raise _late(machine)
     finally:
         for task in tasks:
             task.cancel()
@@ -62,7 +65,8 @@ async def _is_ending(machine: Machine) -> bool:
 
 
 def _ended(machine: Machine) -> LaunchError:
-    reason = next((line for line in reversed(machine.console.tail(50)) if FAILED_LINE in line), "")
+    lines = machine.console.tail(50)
+    reason = next((line for line in lines if any(mark in line for mark in FAILED_LINES)), "")
     message = f"the guest ended while it started{': ' + reason if reason else ''}"
     return machine.failure(message, code="launch.ended", remedy="see the guest's console")
 
@@ -72,7 +76,7 @@ def _late(machine: Machine) -> DeadlineError:
     return DeadlineError(
         f"the guest's agent did not answer within {BOOT_SECONDS:g} s, its console says last: {last[0]}",
         code="launch.deadline",
-        remedy="look at the console with --debug; a loaded machine may just be slow",
+        remedy="see the guest's whole console in debug mode; a loaded machine may just be slow",
     )
 
 
@@ -99,8 +103,18 @@ async def _watch_processor(machine: Machine) -> None:
         else:
             first, still = pointer, 0
         if still >= HALT_SAMPLES:
-            raise machine.failure(
-                "the guest's firmware halted: its kernel, initrd or command line is not the measured one",
-                code="launch.firmware-halted",
-                remedy="restore the files that were measured, or measure the new ones and update the policy",
-            )
+            raise _halted(machine)
+
+
+def _halted(machine: Machine) -> LaunchError:
+    if not machine.spec.firmware:
+        return machine.failure(
+            "the guest's processor stands still before its kernel said anything",
+            code="launch.halted",
+            remedy="check that kernel and initrd are a guest's, and that it has memory enough for them",
+        )
+    return machine.failure(
+        "the guest's firmware halted: its kernel, initrd or command line is not the measured one",
+        code="launch.firmware-halted",
+        remedy="restore the files that were measured, or measure the new ones and update the policy",
+    )

@@ -10,16 +10,16 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import re
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Final, Literal
 
 import grpc
 import grpc.aio
 
 from sealpod import errors
+from sealpod.sandbox.evidence import Bundle, Evidence
 from sealpod.sev import cert
-from sealpod.sev.measurement import FirmwareVersion, Measurement
 from sealpod.sev.packet import Packet
 from sealpod.sev.policy import Policy
 from sealpod.wire.pb import keybroker_pb2
@@ -29,25 +29,10 @@ SERVICE: Final = "/keybroker.KeyBrokerService/"
 CALL_SECONDS: Final = 10.0  # Kata's limit for one call
 SESSION_SIZE: Final = 128  # bytes
 LAUNCH_DESCRIPTION: Final = "sealpod run"
-
-
-@dataclass(frozen=True, slots=True)
-class Bundle:
-    """What starts a launch for a guest owner: certificate (2084 bytes), session (128 bytes), launch id."""
-
-    godh: bytes
-    session: bytes
-    launch_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What the host says of a paused guest."""
-
-    measurement: Measurement
-    version: FirmwareVersion
-    policy: Policy
-    digest: bytes
+# What gRPC says of a peer that speaks HTTP, but not gRPC.
+HTTP_SIGNS: Final = ("http1.x server", "http2 header with status", "before server preface")
+# The rest of what it says is about its own insides.
+_CAUSE: Final = re.compile(r"([A-Z][a-z]+(?: [a-z]+)*)(?: \(\d+\))?$")
 
 
 class Broker:
@@ -111,11 +96,17 @@ class Broker:
 
     def _translate(self, error: grpc.aio.AioRpcError) -> errors.SealpodError:
         details = error.details() or ""
+        if error.code() == grpc.StatusCode.UNIMPLEMENTED or any(sign in details for sign in HTTP_SIGNS):
+            return errors.UnavailableError(
+                f"what answers at {self.address} is not a simple-kbs: it does not serve its gRPC interface",
+                code="kbs.not-a-broker",
+                remedy="name a key broker of simple-kbs' protocol, not an HTTP server such as another KBS",
+            )
         if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
             return errors.UnavailableError(
-                f"the key broker at {self.address} does not answer",
+                f"the key broker at {self.address} does not answer{_cause(details)}",
                 code="kbs.unreachable",
-                remedy="start it (`sealpod kbs serve`) or correct --kbs",
+                remedy="start it (`sealpod kbs serve`) or correct its address",
             )
         metadata = {key: value for key, value in error.trailing_metadata() or ()}  # noqa: C416 - not a mapping
         code, remedy = metadata.get("sealpod-code"), metadata.get("sealpod-remedy")
@@ -124,6 +115,11 @@ class Broker:
             code=str(code) if code else "kbs.refused",
             remedy=str(remedy) if remedy else None,
         )
+
+
+def _cause(details: str) -> str:
+    match = _CAUSE.search(details)
+    return f": {match[1].lower()}" if match else ""
 
 
 def _decode(text: str, size: int | None, what: str) -> bytes:

@@ -70,6 +70,27 @@ def compose(settings: GuestSettings) -> str:
     return _checked(words)
 
 
+def compose_pod(cpus: int, words: Sequence[str], *, kbc: bool, debug: bool, agent_debug: bool) -> str:
+    """The command line of a pod: our constants, then the configuration's words.
+
+    What the agent is told is the configuration's alone, so that its owner can predict the line. ``kbc``: the
+    guest has to find a launch secret. A word of ours that the configuration has too stands once, in its
+    place.
+    """
+    ours = [
+        *CONSTANTS,
+        "console=ttyS0",
+        "debug" if debug else "quiet",
+        "panic=1",
+        f"nr_cpus={cpus}",
+        "selinux=0",
+        "scsi_mod.scan=none",
+        *(["agent.log=debug"] if agent_debug else []),
+        *([IOMEM] if kbc else []),
+    ]
+    return _checked([*(word for word in ours if word not in words), *words])
+
+
 def _kbc(settings: GuestSettings) -> list[str]:
     if settings.kbc == "none":
         return []

@@ -24,7 +24,8 @@ class HostOptions:
 
     cache: str
     """Directory where the answer of the accelerator's probe is remembered."""
-    platform: PlatformKind | Literal["auto"] = "auto"
+    platform: PlatformKind | Literal["auto", "none"] = "auto"
+    """``none`` for plain virtual machines only."""
     platform_state: str = ""
     qemu: str = ""
     accelerator: str = AUTO
@@ -34,7 +35,7 @@ class HostOptions:
 class Host:
     """What launches guests on this machine."""
 
-    platform: Platform
+    platform: Platform | None
     qemu: Qemu
     accelerator: str
 
@@ -52,6 +53,9 @@ async def open_host(options: HostOptions, note: Callable[[str], None]) -> AsyncI
     accelerator, why = await choose_accelerator(qemu, options.cache, options.accelerator)
     if accelerator == "tcg" and options.accelerator == AUTO:
         note(why)
+    if options.platform == "none":
+        yield Host(None, qemu, accelerator)
+        return
     platform = await open_model(options.platform_state or default_state_dir(), progress=note)
     try:
         yield Host(platform, qemu, accelerator)

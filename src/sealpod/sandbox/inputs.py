@@ -1,14 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read the measured files of a pod once: components, hashes table, and where the firmware wants things."""
+"""Read the measured files of a pod once: components, hashes table, and where the firmware wants things.
+
+Kernel and initrd are hashed piece by piece: a process that outlives the launch would keep the memory their
+34 MB took.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from dataclasses import dataclass
+from io import BufferedReader
 
 from sealpod.errors import DecodeError, NotFoundError
 from sealpod.measure.components import Components
-from sealpod.measure.hashes import HashesTable
+from sealpod.measure.digest import sev_digests
+from sealpod.measure.hashes import HashesTable, cmdline_hash
 from sealpod.measure.ovmf import Area, Ovmf
 from sealpod.sandbox.cmdline import GuestSettings, compose
 from sealpod.sandbox.network import from_guest
@@ -29,6 +36,8 @@ class LaunchInputs:
 
 def command_line(spec: PodSpec) -> str:
     """The pod's kernel command line, part of the launch digest."""
+    if spec.cmdline:
+        return spec.cmdline
     settings = GuestSettings(
         cpus=spec.cpus,
         kbc=spec.kbc,
@@ -47,9 +56,7 @@ async def read_inputs(spec: PodSpec) -> LaunchInputs:
 
 def _read(spec: PodSpec) -> LaunchInputs:
     cmdline = command_line(spec)
-    firmware = _file(spec.files.firmware, "firmware")
-    kernel = _file(spec.files.kernel, "kernel")
-    initrd = _file(spec.files.initrd, "initrd")
+    firmware = _firmware(spec.files.firmware)
     ovmf = Ovmf.parse(firmware)
     if not ovmf.hash_table or not ovmf.secret_block:
         raise DecodeError(
@@ -57,23 +64,44 @@ def _read(spec: PodSpec) -> LaunchInputs:
             code="firmware.unfit",
             remedy="use the AmdSev build of OVMF (package ovmf-amdsev)",
         )
+    table = HashesTable(
+        cmdline=cmdline_hash(cmdline),
+        initrd=_hash(spec.files.initrd, "initrd"),
+        kernel=_hash(spec.files.kernel, "kernel"),
+    )
+    alone, digest = sev_digests(firmware, table.encode())
     return LaunchInputs(
-        components=Components.of(firmware, kernel, initrd, cmdline),
+        components=Components(alone.hex(), table.kernel.hex(), table.initrd.hex(), cmdline, digest.hex()),
         cmdline=cmdline,
-        hashes=HashesTable.of(kernel, initrd, cmdline).encode(),
+        hashes=table.encode(),
         hash_area=ovmf.hash_table,
         secret_area=ovmf.secret_block,
         firmware_size=len(firmware),
     )
 
 
-def _file(path: str, what: str) -> bytes:
+def require_files(spec: PodSpec) -> None:
+    """Raise NotFoundError unless kernel and initrd can be read (a plain guest is not hashed)."""
+    for path, what in ((spec.files.kernel, "kernel"), (spec.files.initrd, "initrd")):
+        _open(path, what).close()
+
+
+def _firmware(path: str) -> bytes:
+    with _open(path, "firmware") as source:
+        return source.read()
+
+
+def _hash(path: str, what: str) -> bytes:
+    with _open(path, what) as source:
+        return hashlib.file_digest(source, "sha256").digest()
+
+
+def _open(path: str, what: str) -> BufferedReader:
     try:
-        with open(path, "rb") as source:
-            return source.read()
+        return open(path, "rb")
     except OSError as error:
         raise NotFoundError(
             f"the guest's {what} {path} cannot be read: {error.strerror}",
             code="guest.missing",
-            remedy="run `sealpod guest build`",
+            remedy="run `sealpod guest build`, or correct the path in the configuration",
         ) from error

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Launch one guest: the numbered flow of the design, the same for silicon and model.
+"""Launch one guest: the numbered flow of the design, the same for silicon and model, command and pod.
 
 1. the broker gets the platform's certificates and gives a session for it;
 2. the platform starts a launch with that session;
@@ -9,7 +9,8 @@
 6. the platform puts the secret into the guest, and the guest runs;
 7. the agent answers.
 
-Without a broker (``kbc none``) steps 1 and 5 are left out: the guest is measured, but nobody checks it.
+Without a broker (``kbc none``) steps 1 and 5 are left out: the guest is measured, but nobody checks it. A
+plain virtual machine has steps 3 and 7 alone.
 """
 
 from __future__ import annotations
@@ -17,21 +18,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sealpod.errors import UsageError
-from sealpod.platform.port import Launch, LaunchSpec, Measured
+from sealpod.platform.port import Launch, LaunchSpec, Measured, Platform
 from sealpod.qemu.arguments import MachineSpec
 from sealpod.qemu.machine import Machine, start_machine
 from sealpod.sandbox.agent import AgentClient
 from sealpod.sandbox.boot import wait_for_agent
-from sealpod.sandbox.broker import Broker, Bundle, Evidence, connect
 from sealpod.sandbox.channel import Channel
+from sealpod.sandbox.evidence import Bundle, Evidence
 from sealpod.sandbox.host import Host
-from sealpod.sandbox.inputs import LaunchInputs, read_inputs
+from sealpod.sandbox.inputs import LaunchInputs, command_line, read_inputs, require_files
 from sealpod.sandbox.spec import LaunchRecord, PodSpec
 from sealpod.sandbox.timeline import Observation, Timeline
+
+if TYPE_CHECKING:
+    from sealpod.sandbox.broker import Broker
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,37 +49,87 @@ class Guest:
 
 
 @contextlib.asynccontextmanager
-async def launch_guest(host: Host, spec: PodSpec, seen: Observation) -> AsyncIterator[Guest]:
-    """A running guest for the length of the block; everything of it is gone afterwards."""
+async def launch_guest(
+    host: Host,
+    spec: PodSpec,
+    seen: Observation,
+    *,
+    name: str = "",
+    started: Callable[[Machine], None] = lambda _machine: None,
+) -> AsyncIterator[Guest]:
+    """A running guest for the length of the block; everything of it is gone afterwards.
+
+    ``started`` is told of the machine as soon as there is one.
+    """
+    name = name or f"sandbox-{secrets.token_hex(6)}"
+    async with contextlib.AsyncExitStack() as scope:
+
+        async def start(machine_spec: MachineSpec) -> Machine:
+            machine = await scope.enter_async_context(start_machine(host.qemu, machine_spec))
+            scope.callback(lambda: setattr(seen, "console", machine.console.tail()))
+            started(machine)
+            return machine
+
+        if host.platform is None or not spec.measured:
+            machine = await _launch_plain(host, spec, seen, name, start)
+        else:
+            machine = await _launch_measured(host, host.platform, spec, seen, name, start, scope)
+        with seen.timeline.phase("boot"):  # (7)
+            agent = await _boot(machine, scope)
+        yield Guest(name, machine, agent)
+
+
+_Start = Callable[[MachineSpec], Awaitable[Machine]]
+
+
+async def _launch_plain(host: Host, spec: PodSpec, seen: Observation, name: str, start: _Start) -> Machine:
+    if spec.measured or spec.kbc != "none":
+        raise UsageError("a plain virtual machine cannot be attested", code="launch.plain")
+    with seen.timeline.phase("inputs"):
+        require_files(spec)
+    with seen.timeline.phase("start"):
+        return await start(_machine_spec(name, host, spec, command_line(spec), ()))
+
+
+async def _launch_measured(
+    host: Host,
+    platform: Platform,
+    spec: PodSpec,
+    seen: Observation,
+    name: str,
+    start: _Start,
+    scope: contextlib.AsyncExitStack,
+) -> Machine:
     if spec.kbc != "none" and not spec.kbs:
         raise UsageError(f"--kbc {spec.kbc} needs a key broker", remedy="give --kbs HOST:PORT")
     phase = seen.timeline.phase
-    name = f"sandbox-{secrets.token_hex(6)}"
-    async with contextlib.AsyncExitStack() as scope:
-        with phase("inputs"):
-            inputs = await read_inputs(spec)
-            seen.record = LaunchRecord(
-                inputs.components, host.platform.kind, spec.memory, spec.cpus, host.accelerator
-            )
+    with phase("inputs"):
+        inputs = await read_inputs(spec)
+        seen.record = LaunchRecord(inputs.components, platform.kind, spec.memory, spec.cpus, host.accelerator)
+    async with contextlib.AsyncExitStack() as broker_scope:
         broker, bundle = None, None
         if spec.kbc != "none":
             with phase("bundle"):  # (1)
-                broker = await scope.enter_async_context(connect(spec.kbs))
-                bundle = await broker.get_bundle(await host.platform.certificate_chain(), spec.policy)
+                broker = await _connect(spec.kbs, broker_scope)
+                bundle = await broker.get_bundle(await platform.certificate_chain(), spec.policy)
                 seen.launch_id = bundle.launch_id
         with phase("start"):  # (2), (3)
-            launch = await host.platform.launch(launch_spec(spec, inputs, bundle))
+            launch = await platform.launch(launch_spec(spec, inputs, bundle))
             scope.push_async_callback(launch.close)
-            machine = await scope.enter_async_context(
-                start_machine(host.qemu, machine_spec(name, host, spec, inputs, launch))
-            )
-            scope.callback(lambda: setattr(seen, "console", machine.console.tail()))
+            machine = await start(machine_spec(name, host, spec, inputs, launch))
         with phase("measure"):  # (4)
             measured = await launch.measure(machine)
         if broker is not None and bundle is not None:
-            await _attest(broker, bundle, measured, spec, inputs, launch, machine, seen.timeline)  # (5)
-        agent = await _boot(machine, launch, scope, seen.timeline)  # (6), (7)
-        yield Guest(name, machine, agent)
+            await _attest(broker, bundle, measured, spec, inputs, launch, machine, seen.timeline)  # (5), (6)
+        await launch.finish(machine)
+    return machine
+
+
+async def _connect(address: str, scope: contextlib.AsyncExitStack) -> Broker:
+    # Late: the library takes tens of MiB, which guests without a broker need not have.
+    from sealpod.sandbox import broker
+
+    return await scope.enter_async_context(broker.connect(address))
 
 
 def launch_spec(spec: PodSpec, inputs: LaunchInputs, bundle: Bundle | None) -> LaunchSpec:
@@ -91,17 +146,24 @@ def launch_spec(spec: PodSpec, inputs: LaunchInputs, bundle: Bundle | None) -> L
 
 
 def machine_spec(name: str, host: Host, spec: PodSpec, inputs: LaunchInputs, launch: Launch) -> MachineSpec:
-    """What QEMU is told of a pod."""
+    """What QEMU is told of a measured pod."""
+    return _machine_spec(name, host, spec, inputs.cmdline, launch.qemu_arguments())
+
+
+def _machine_spec(name: str, host: Host, spec: PodSpec, cmdline: str, extra: tuple[str, ...]) -> MachineSpec:
     return MachineSpec(
         name=name,
         firmware=spec.files.firmware,
         kernel=spec.files.kernel,
         initrd=spec.files.initrd,
-        cmdline=inputs.cmdline,
+        cmdline=cmdline,
         memory=spec.memory,
         cpus=spec.cpus,
         accelerator=host.accelerator,
-        extra=launch.qemu_arguments(),
+        nics=spec.nics,
+        netns=spec.netns,
+        vsock=spec.vsock,
+        extra=extra,
     )
 
 
@@ -126,19 +188,16 @@ async def _attest(
         await launch.inject(machine, packet)
 
 
-async def _boot(
-    machine: Machine, launch: Launch, scope: contextlib.AsyncExitStack, timeline: Timeline
-) -> AgentClient:
-    with timeline.phase("boot"):
-        await launch.finish(machine)
-        if machine.agent is None:
-            raise machine.failure("QEMU has no agent channel")
-        channel = Channel(machine.agent, "the guest's agent")
+async def _boot(machine: Machine, scope: contextlib.AsyncExitStack) -> AgentClient:
+    async def answer() -> AgentClient:
+        channel = Channel(await machine.dial(), "the guest's agent")
         scope.push_async_callback(channel.close)
         agent = AgentClient(channel)
-        await machine.resume()
-        await wait_for_agent(machine, agent)
-    return agent
+        await agent.check()
+        return agent
+
+    await machine.resume()
+    return await wait_for_agent(machine, answer())
 
 
 async def power_off(guest: Guest, seconds: float) -> None:

@@ -8,6 +8,7 @@ from typing import Final
 
 from sealpod.measure.components import Components
 from sealpod.platform.port import PlatformKind
+from sealpod.qemu.arguments import Nic
 from sealpod.sandbox.cmdline import KbcMode
 from sealpod.sev.policy import Policy
 
@@ -19,9 +20,10 @@ DEFAULT_POLICY: Final = 3  # NODBG, NOKS: Kata's sev_guest_policy from CC-0.5.0 
 
 @dataclass(frozen=True, slots=True)
 class GuestFiles:
-    """The measured files of a guest, as absolute paths."""
+    """The files of a guest, as absolute paths."""
 
     firmware: str
+    """Empty for a plain virtual machine: nothing is measured."""
     kernel: str
     initrd: str
 
@@ -41,6 +43,17 @@ class PodSpec:
     """HOST:PORT as the guest sees them."""
     extra_cmdline: tuple[str, ...] = ()
     debug: bool = False
+    cmdline: str = ""
+    """The whole kernel command line; empty means the one made of the other fields."""
+    nics: tuple[Nic, ...] = (Nic(),)
+    netns: str = ""
+    """Path of the network namespace the guest is started in; empty means ours."""
+    vsock: bool = False
+
+    @property
+    def measured(self) -> bool:
+        """A platform launches and measures the guest."""
+        return bool(self.files.firmware)
 
 
 @dataclass(frozen=True, slots=True)

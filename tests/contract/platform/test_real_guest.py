@@ -69,7 +69,7 @@ def test_a_paused_guest_is_measured_as_its_files_say(tmp_path: Path) -> None:
             )
             launch = await platform.launch(spec)
             machine_spec = MachineSpec(
-                "contract", image.firmware, image.kernel, image.initrd, CMDLINE, 256, 1, "tcg", network=False
+                "contract", image.firmware, image.kernel, image.initrd, CMDLINE, 256, 1, "tcg", nics=()
             )
             async with start_machine(qemu, machine_spec) as machine:
                 measured = await launch.measure(machine)

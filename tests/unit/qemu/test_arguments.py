@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from sealpod.errors import OperationError, UsageError
-from sealpod.qemu.arguments import Descriptors, MachineSpec, build_arguments
+from sealpod.qemu.arguments import Descriptors, MachineSpec, Nic, build_arguments
 from sealpod.qemu.binary import Qemu, parse_version
 
 SPEC = MachineSpec(
@@ -62,7 +62,35 @@ def test_memory_and_channels_are_inherited_descriptors() -> None:
 
 
 def test_network_can_be_left_out() -> None:
-    assert values(build_arguments(OLD, replace(SPEC, network=False), FDS), "-netdev") == []
+    assert values(build_arguments(OLD, replace(SPEC, nics=()), FDS), "-netdev") == []
+
+
+def test_a_tap_has_the_hardware_address_the_guest_is_to_have() -> None:
+    taps = (
+        Nic("tap", ifname="tap0_kata", mac="02:00:00:00:00:01"),
+        Nic("tap", ifname="tap1_kata", mac="02:00:00:00:00:02"),
+    )
+    arguments = build_arguments(OLD, replace(SPEC, nics=taps), FDS)
+    assert values(arguments, "-netdev") == [
+        "tap,id=net0,ifname=tap0_kata,script=no,downscript=no",
+        "tap,id=net1,ifname=tap1_kata,script=no,downscript=no",
+    ]
+    assert "virtio-net-pci,netdev=net1,romfile=,mac=02:00:00:00:00:02" in values(arguments, "-device")
+
+
+def test_a_plain_machine_has_no_firmware_of_its_own_and_private_memory() -> None:
+    arguments = build_arguments(OLD, replace(SPEC, firmware=""), FDS)
+    assert values(arguments, "-drive") == []
+    assert values(arguments, "-fw_cfg") == []
+    assert not any("memory-backend" in word for word in arguments)
+    assert values(arguments, "-kernel") == ["/g/vmlinuz"]
+
+
+def test_vsock_takes_the_place_of_the_serial_port() -> None:
+    fds = Descriptors(ram=5, qmp=6, agent=-1, console=8, vhost=9, cid=1234)
+    arguments = build_arguments(OLD, replace(SPEC, vsock=True), fds)
+    assert "vhost-vsock-pci,vhostfd=9,guest-cid=1234" in values(arguments, "-device")
+    assert not any("virtserialport" in word for word in arguments)
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ def test_cancelling_ends_qemu(spec: MachineSpec) -> None:
 def test_qemu_dies_with_a_killed_parent(spec: MachineSpec) -> None:
     program = textwrap.dedent(f"""
         import asyncio
-        from sealpod.qemu.arguments import MachineSpec
+        from sealpod.qemu.arguments import MachineSpec, Nic
         from sealpod.qemu.binary import find_qemu
         from sealpod.qemu.machine import start_machine
         async def main():
