@@ -8,10 +8,11 @@ line is shared with the kernel. When a name stands twice, the last one counts, a
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sealpod.errors import UsageError
 
+VERSION: Final = "sealpod-agent 0.1.0"
 PREFIX = "agent."
 TRUE = ("", "1", "true", "on", "yes")
 FALSE = ("0", "false", "off", "no")

@@ -27,6 +27,7 @@ IPAddress family=1:enum address=2:string mask=3:string
 Interface device=1:string name=2:string IPAddresses=3:*IPAddress mtu=4:uint64 hwAddr=5:string
   pciPath=6:string type=7:string raw_flags=8:uint32
 Route dest=1:string gateway=2:string device=3:string source=4:string scope=5:uint32 family=6:enum
+ARPNeighbor toIPAddress=1:IPAddress device=2:string lladdr=3:string state=4:int32 flags=5:int32
 Spec Version=1:string Process=2:Process Root=3:Root Hostname=4:string Mounts=5:*Mount Annotations=7:map
   Linux=8:Linux
 Process Terminal=1:bool ConsoleSize=2:Box User=3:User Args=4:*string Env=5:*string Cwd=6:string
@@ -89,6 +90,56 @@ AgentDetails version=1:string init_daemon=2:bool device_handlers=3:*string stora
 GuestDetailsResponse mem_block_size_bytes=1:uint64 agent_details=2:AgentDetails
   support_mem_hotplug_probe=3:bool
 SetGuestDateTimeRequest Sec=1:int64 Usec=2:int64
+ExecProcessRequest container_id=1:string exec_id=2:string string_user=3:StringUser process=4:Process
+TtyWinResizeRequest container_id=1:string exec_id=2:string row=3:uint32 column=4:uint32
+UpdateContainerRequest container_id=1:string resources=2:LinuxResources
+PauseContainerRequest container_id=1:string
+ResumeContainerRequest container_id=1:string
+StatsContainerRequest container_id=1:string
+CpuUsage total_usage=1:uint64 percpu_usage=2:*uint64 usage_in_kernelmode=3:uint64 usage_in_usermode=4:uint64
+ThrottlingData periods=1:uint64 throttled_periods=2:uint64 throttled_time=3:uint64
+CpuStats cpu_usage=1:CpuUsage throttling_data=2:ThrottlingData
+PidsStats current=1:uint64 limit=2:uint64
+MemoryData usage=1:uint64 max_usage=2:uint64 failcnt=3:uint64 limit=4:uint64
+MemoryStatsEntry key=1:string value=2:uint64
+MemoryStats cache=1:uint64 usage=2:MemoryData swap_usage=3:MemoryData kernel_usage=4:MemoryData
+  use_hierarchy=5:bool stats=6:*MemoryStatsEntry
+BlkioStatsEntry major=1:uint64 minor=2:uint64 op=3:string value=4:uint64
+BlkioStats io_service_bytes_recursive=1:*BlkioStatsEntry io_serviced_recursive=2:*BlkioStatsEntry
+  io_queued_recursive=3:*BlkioStatsEntry io_service_time_recursive=4:*BlkioStatsEntry
+  io_wait_time_recursive=5:*BlkioStatsEntry io_merged_recursive=6:*BlkioStatsEntry
+  io_time_recursive=7:*BlkioStatsEntry sectors_recursive=8:*BlkioStatsEntry
+HugetlbStats usage=1:uint64 max_usage=2:uint64 failcnt=3:uint64
+HugetlbStatsEntry key=1:string value=2:HugetlbStats
+CgroupStats cpu_stats=1:CpuStats memory_stats=2:MemoryStats pids_stats=3:PidsStats blkio_stats=4:BlkioStats
+  hugetlb_stats=5:*HugetlbStatsEntry
+NetworkStats name=1:string rx_bytes=2:uint64 rx_packets=3:uint64 rx_errors=4:uint64 rx_dropped=5:uint64
+  tx_bytes=6:uint64 tx_packets=7:uint64 tx_errors=8:uint64 tx_dropped=9:uint64
+StatsContainerResponse cgroup_stats=1:CgroupStats network_stats=2:*NetworkStats
+GetOOMEventRequest
+OOMEvent container_id=1:string
+GetMetricsRequest
+Metrics metrics=1:string
+Interfaces Interfaces=1:*Interface
+ListInterfacesRequest
+ListRoutesRequest
+ARPNeighbors ARPNeighbors=1:*ARPNeighbor
+AddARPNeighborsRequest neighbors=1:ARPNeighbors
+GetIPTablesRequest is_ipv6=1:bool
+GetIPTablesResponse data=1:bytes
+SetIPTablesRequest is_ipv6=1:bool data=2:bytes
+SetIPTablesResponse data=1:bytes
+OnlineCPUMemRequest wait=1:bool nb_cpus=2:uint32 cpu_only=3:bool
+ReseedRandomDevRequest data=2:bytes
+MemHotplugByProbeRequest memHotplugProbeAddr=1:*uint64
+CopyFileRequest path=1:string file_size=2:int64 file_mode=3:uint32 dir_mode=4:uint32 uid=5:int32 gid=6:int32
+  offset=7:int64 data=8:bytes
+AddSwapRequest PCIPath=1:*uint32
+VolumeStatsRequest volume_guest_path=1:string
+VolumeUsage available=1:uint64 total=2:uint64 used=3:uint64 unit=4:enum
+VolumeCondition abnormal=1:bool message=2:string
+VolumeStatsResponse usage=1:*VolumeUsage volume_condition=2:VolumeCondition
+ResizeVolumeRequest volume_guest_path=1:string size=2:uint64
 """
 )
 
@@ -111,6 +162,26 @@ grpc.AgentService CreateSandbox CreateSandboxRequest Empty
 grpc.AgentService DestroySandbox DestroySandboxRequest Empty
 grpc.AgentService GetGuestDetails GuestDetailsRequest GuestDetailsResponse
 grpc.AgentService SetGuestDateTime SetGuestDateTimeRequest Empty
+grpc.AgentService ExecProcess ExecProcessRequest Empty
+grpc.AgentService TtyWinResize TtyWinResizeRequest Empty
+grpc.AgentService UpdateContainer UpdateContainerRequest Empty
+grpc.AgentService StatsContainer StatsContainerRequest StatsContainerResponse
+grpc.AgentService PauseContainer PauseContainerRequest Empty
+grpc.AgentService ResumeContainer ResumeContainerRequest Empty
+grpc.AgentService GetOOMEvent GetOOMEventRequest OOMEvent
+grpc.AgentService GetMetrics GetMetricsRequest Metrics
+grpc.AgentService ListInterfaces ListInterfacesRequest Interfaces
+grpc.AgentService ListRoutes ListRoutesRequest Routes
+grpc.AgentService AddARPNeighbors AddARPNeighborsRequest Empty
+grpc.AgentService GetIPTables GetIPTablesRequest GetIPTablesResponse
+grpc.AgentService SetIPTables SetIPTablesRequest SetIPTablesResponse
+grpc.AgentService OnlineCPUMem OnlineCPUMemRequest Empty
+grpc.AgentService ReseedRandomDev ReseedRandomDevRequest Empty
+grpc.AgentService MemHotplugByProbe MemHotplugByProbeRequest Empty
+grpc.AgentService CopyFile CopyFileRequest Empty
+grpc.AgentService AddSwap AddSwapRequest Empty
+grpc.AgentService GetVolumeStats VolumeStatsRequest VolumeStatsResponse
+grpc.AgentService ResizeVolume ResizeVolumeRequest Empty
 """
 
 METHODS: Final[dict[tuple[str, str], tuple[str, str]]] = {

@@ -256,3 +256,391 @@ class SetGuestDateTimeRequest(_message.Message):
     Sec: int
     Usec: int
     def __init__(self, Sec: _Optional[int] = ..., Usec: _Optional[int] = ...) -> None: ...
+
+class ExecProcessRequest(_message.Message):
+    __slots__ = ("container_id", "exec_id", "string_user", "process")
+    CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
+    EXEC_ID_FIELD_NUMBER: _ClassVar[int]
+    STRING_USER_FIELD_NUMBER: _ClassVar[int]
+    PROCESS_FIELD_NUMBER: _ClassVar[int]
+    container_id: str
+    exec_id: str
+    string_user: StringUser
+    process: _oci_pb2.Process
+    def __init__(self, container_id: _Optional[str] = ..., exec_id: _Optional[str] = ..., string_user: _Optional[_Union[StringUser, _Mapping]] = ..., process: _Optional[_Union[_oci_pb2.Process, _Mapping]] = ...) -> None: ...
+
+class TtyWinResizeRequest(_message.Message):
+    __slots__ = ("container_id", "exec_id", "row", "column")
+    CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
+    EXEC_ID_FIELD_NUMBER: _ClassVar[int]
+    ROW_FIELD_NUMBER: _ClassVar[int]
+    COLUMN_FIELD_NUMBER: _ClassVar[int]
+    container_id: str
+    exec_id: str
+    row: int
+    column: int
+    def __init__(self, container_id: _Optional[str] = ..., exec_id: _Optional[str] = ..., row: _Optional[int] = ..., column: _Optional[int] = ...) -> None: ...
+
+class UpdateContainerRequest(_message.Message):
+    __slots__ = ("container_id", "resources")
+    CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
+    RESOURCES_FIELD_NUMBER: _ClassVar[int]
+    container_id: str
+    resources: _oci_pb2.LinuxResources
+    def __init__(self, container_id: _Optional[str] = ..., resources: _Optional[_Union[_oci_pb2.LinuxResources, _Mapping]] = ...) -> None: ...
+
+class PauseContainerRequest(_message.Message):
+    __slots__ = ("container_id",)
+    CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
+    container_id: str
+    def __init__(self, container_id: _Optional[str] = ...) -> None: ...
+
+class ResumeContainerRequest(_message.Message):
+    __slots__ = ("container_id",)
+    CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
+    container_id: str
+    def __init__(self, container_id: _Optional[str] = ...) -> None: ...
+
+class StatsContainerRequest(_message.Message):
+    __slots__ = ("container_id",)
+    CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
+    container_id: str
+    def __init__(self, container_id: _Optional[str] = ...) -> None: ...
+
+class CpuUsage(_message.Message):
+    __slots__ = ("total_usage", "percpu_usage", "usage_in_kernelmode", "usage_in_usermode")
+    TOTAL_USAGE_FIELD_NUMBER: _ClassVar[int]
+    PERCPU_USAGE_FIELD_NUMBER: _ClassVar[int]
+    USAGE_IN_KERNELMODE_FIELD_NUMBER: _ClassVar[int]
+    USAGE_IN_USERMODE_FIELD_NUMBER: _ClassVar[int]
+    total_usage: int
+    percpu_usage: _containers.RepeatedScalarFieldContainer[int]
+    usage_in_kernelmode: int
+    usage_in_usermode: int
+    def __init__(self, total_usage: _Optional[int] = ..., percpu_usage: _Optional[_Iterable[int]] = ..., usage_in_kernelmode: _Optional[int] = ..., usage_in_usermode: _Optional[int] = ...) -> None: ...
+
+class ThrottlingData(_message.Message):
+    __slots__ = ("periods", "throttled_periods", "throttled_time")
+    PERIODS_FIELD_NUMBER: _ClassVar[int]
+    THROTTLED_PERIODS_FIELD_NUMBER: _ClassVar[int]
+    THROTTLED_TIME_FIELD_NUMBER: _ClassVar[int]
+    periods: int
+    throttled_periods: int
+    throttled_time: int
+    def __init__(self, periods: _Optional[int] = ..., throttled_periods: _Optional[int] = ..., throttled_time: _Optional[int] = ...) -> None: ...
+
+class CpuStats(_message.Message):
+    __slots__ = ("cpu_usage", "throttling_data")
+    CPU_USAGE_FIELD_NUMBER: _ClassVar[int]
+    THROTTLING_DATA_FIELD_NUMBER: _ClassVar[int]
+    cpu_usage: CpuUsage
+    throttling_data: ThrottlingData
+    def __init__(self, cpu_usage: _Optional[_Union[CpuUsage, _Mapping]] = ..., throttling_data: _Optional[_Union[ThrottlingData, _Mapping]] = ...) -> None: ...
+
+class PidsStats(_message.Message):
+    __slots__ = ("current", "limit")
+    CURRENT_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    current: int
+    limit: int
+    def __init__(self, current: _Optional[int] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class MemoryData(_message.Message):
+    __slots__ = ("usage", "max_usage", "failcnt", "limit")
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    MAX_USAGE_FIELD_NUMBER: _ClassVar[int]
+    FAILCNT_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    usage: int
+    max_usage: int
+    failcnt: int
+    limit: int
+    def __init__(self, usage: _Optional[int] = ..., max_usage: _Optional[int] = ..., failcnt: _Optional[int] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class MemoryStatsEntry(_message.Message):
+    __slots__ = ("key", "value")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    value: int
+    def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+
+class MemoryStats(_message.Message):
+    __slots__ = ("cache", "usage", "swap_usage", "kernel_usage", "use_hierarchy", "stats")
+    CACHE_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    SWAP_USAGE_FIELD_NUMBER: _ClassVar[int]
+    KERNEL_USAGE_FIELD_NUMBER: _ClassVar[int]
+    USE_HIERARCHY_FIELD_NUMBER: _ClassVar[int]
+    STATS_FIELD_NUMBER: _ClassVar[int]
+    cache: int
+    usage: MemoryData
+    swap_usage: MemoryData
+    kernel_usage: MemoryData
+    use_hierarchy: bool
+    stats: _containers.RepeatedCompositeFieldContainer[MemoryStatsEntry]
+    def __init__(self, cache: _Optional[int] = ..., usage: _Optional[_Union[MemoryData, _Mapping]] = ..., swap_usage: _Optional[_Union[MemoryData, _Mapping]] = ..., kernel_usage: _Optional[_Union[MemoryData, _Mapping]] = ..., use_hierarchy: _Optional[bool] = ..., stats: _Optional[_Iterable[_Union[MemoryStatsEntry, _Mapping]]] = ...) -> None: ...
+
+class BlkioStatsEntry(_message.Message):
+    __slots__ = ("major", "minor", "op", "value")
+    MAJOR_FIELD_NUMBER: _ClassVar[int]
+    MINOR_FIELD_NUMBER: _ClassVar[int]
+    OP_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    major: int
+    minor: int
+    op: str
+    value: int
+    def __init__(self, major: _Optional[int] = ..., minor: _Optional[int] = ..., op: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+
+class BlkioStats(_message.Message):
+    __slots__ = ("io_service_bytes_recursive", "io_serviced_recursive", "io_queued_recursive", "io_service_time_recursive", "io_wait_time_recursive", "io_merged_recursive", "io_time_recursive", "sectors_recursive")
+    IO_SERVICE_BYTES_RECURSIVE_FIELD_NUMBER: _ClassVar[int]
+    IO_SERVICED_RECURSIVE_FIELD_NUMBER: _ClassVar[int]
+    IO_QUEUED_RECURSIVE_FIELD_NUMBER: _ClassVar[int]
+    IO_SERVICE_TIME_RECURSIVE_FIELD_NUMBER: _ClassVar[int]
+    IO_WAIT_TIME_RECURSIVE_FIELD_NUMBER: _ClassVar[int]
+    IO_MERGED_RECURSIVE_FIELD_NUMBER: _ClassVar[int]
+    IO_TIME_RECURSIVE_FIELD_NUMBER: _ClassVar[int]
+    SECTORS_RECURSIVE_FIELD_NUMBER: _ClassVar[int]
+    io_service_bytes_recursive: _containers.RepeatedCompositeFieldContainer[BlkioStatsEntry]
+    io_serviced_recursive: _containers.RepeatedCompositeFieldContainer[BlkioStatsEntry]
+    io_queued_recursive: _containers.RepeatedCompositeFieldContainer[BlkioStatsEntry]
+    io_service_time_recursive: _containers.RepeatedCompositeFieldContainer[BlkioStatsEntry]
+    io_wait_time_recursive: _containers.RepeatedCompositeFieldContainer[BlkioStatsEntry]
+    io_merged_recursive: _containers.RepeatedCompositeFieldContainer[BlkioStatsEntry]
+    io_time_recursive: _containers.RepeatedCompositeFieldContainer[BlkioStatsEntry]
+    sectors_recursive: _containers.RepeatedCompositeFieldContainer[BlkioStatsEntry]
+    def __init__(self, io_service_bytes_recursive: _Optional[_Iterable[_Union[BlkioStatsEntry, _Mapping]]] = ..., io_serviced_recursive: _Optional[_Iterable[_Union[BlkioStatsEntry, _Mapping]]] = ..., io_queued_recursive: _Optional[_Iterable[_Union[BlkioStatsEntry, _Mapping]]] = ..., io_service_time_recursive: _Optional[_Iterable[_Union[BlkioStatsEntry, _Mapping]]] = ..., io_wait_time_recursive: _Optional[_Iterable[_Union[BlkioStatsEntry, _Mapping]]] = ..., io_merged_recursive: _Optional[_Iterable[_Union[BlkioStatsEntry, _Mapping]]] = ..., io_time_recursive: _Optional[_Iterable[_Union[BlkioStatsEntry, _Mapping]]] = ..., sectors_recursive: _Optional[_Iterable[_Union[BlkioStatsEntry, _Mapping]]] = ...) -> None: ...
+
+class HugetlbStats(_message.Message):
+    __slots__ = ("usage", "max_usage", "failcnt")
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    MAX_USAGE_FIELD_NUMBER: _ClassVar[int]
+    FAILCNT_FIELD_NUMBER: _ClassVar[int]
+    usage: int
+    max_usage: int
+    failcnt: int
+    def __init__(self, usage: _Optional[int] = ..., max_usage: _Optional[int] = ..., failcnt: _Optional[int] = ...) -> None: ...
+
+class HugetlbStatsEntry(_message.Message):
+    __slots__ = ("key", "value")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    value: HugetlbStats
+    def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[HugetlbStats, _Mapping]] = ...) -> None: ...
+
+class CgroupStats(_message.Message):
+    __slots__ = ("cpu_stats", "memory_stats", "pids_stats", "blkio_stats", "hugetlb_stats")
+    CPU_STATS_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_STATS_FIELD_NUMBER: _ClassVar[int]
+    PIDS_STATS_FIELD_NUMBER: _ClassVar[int]
+    BLKIO_STATS_FIELD_NUMBER: _ClassVar[int]
+    HUGETLB_STATS_FIELD_NUMBER: _ClassVar[int]
+    cpu_stats: CpuStats
+    memory_stats: MemoryStats
+    pids_stats: PidsStats
+    blkio_stats: BlkioStats
+    hugetlb_stats: _containers.RepeatedCompositeFieldContainer[HugetlbStatsEntry]
+    def __init__(self, cpu_stats: _Optional[_Union[CpuStats, _Mapping]] = ..., memory_stats: _Optional[_Union[MemoryStats, _Mapping]] = ..., pids_stats: _Optional[_Union[PidsStats, _Mapping]] = ..., blkio_stats: _Optional[_Union[BlkioStats, _Mapping]] = ..., hugetlb_stats: _Optional[_Iterable[_Union[HugetlbStatsEntry, _Mapping]]] = ...) -> None: ...
+
+class NetworkStats(_message.Message):
+    __slots__ = ("name", "rx_bytes", "rx_packets", "rx_errors", "rx_dropped", "tx_bytes", "tx_packets", "tx_errors", "tx_dropped")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    RX_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RX_PACKETS_FIELD_NUMBER: _ClassVar[int]
+    RX_ERRORS_FIELD_NUMBER: _ClassVar[int]
+    RX_DROPPED_FIELD_NUMBER: _ClassVar[int]
+    TX_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TX_PACKETS_FIELD_NUMBER: _ClassVar[int]
+    TX_ERRORS_FIELD_NUMBER: _ClassVar[int]
+    TX_DROPPED_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    rx_bytes: int
+    rx_packets: int
+    rx_errors: int
+    rx_dropped: int
+    tx_bytes: int
+    tx_packets: int
+    tx_errors: int
+    tx_dropped: int
+    def __init__(self, name: _Optional[str] = ..., rx_bytes: _Optional[int] = ..., rx_packets: _Optional[int] = ..., rx_errors: _Optional[int] = ..., rx_dropped: _Optional[int] = ..., tx_bytes: _Optional[int] = ..., tx_packets: _Optional[int] = ..., tx_errors: _Optional[int] = ..., tx_dropped: _Optional[int] = ...) -> None: ...
+
+class StatsContainerResponse(_message.Message):
+    __slots__ = ("cgroup_stats", "network_stats")
+    CGROUP_STATS_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_STATS_FIELD_NUMBER: _ClassVar[int]
+    cgroup_stats: CgroupStats
+    network_stats: _containers.RepeatedCompositeFieldContainer[NetworkStats]
+    def __init__(self, cgroup_stats: _Optional[_Union[CgroupStats, _Mapping]] = ..., network_stats: _Optional[_Iterable[_Union[NetworkStats, _Mapping]]] = ...) -> None: ...
+
+class GetOOMEventRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class OOMEvent(_message.Message):
+    __slots__ = ("container_id",)
+    CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
+    container_id: str
+    def __init__(self, container_id: _Optional[str] = ...) -> None: ...
+
+class GetMetricsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Metrics(_message.Message):
+    __slots__ = ("metrics",)
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    metrics: str
+    def __init__(self, metrics: _Optional[str] = ...) -> None: ...
+
+class Interfaces(_message.Message):
+    __slots__ = ("Interfaces",)
+    INTERFACES_FIELD_NUMBER: _ClassVar[int]
+    Interfaces: _containers.RepeatedCompositeFieldContainer[_types_pb2.Interface]
+    def __init__(self, Interfaces: _Optional[_Iterable[_Union[_types_pb2.Interface, _Mapping]]] = ...) -> None: ...
+
+class ListInterfacesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListRoutesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ARPNeighbors(_message.Message):
+    __slots__ = ("ARPNeighbors",)
+    ARPNEIGHBORS_FIELD_NUMBER: _ClassVar[int]
+    ARPNeighbors: _containers.RepeatedCompositeFieldContainer[_types_pb2.ARPNeighbor]
+    def __init__(self, ARPNeighbors: _Optional[_Iterable[_Union[_types_pb2.ARPNeighbor, _Mapping]]] = ...) -> None: ...
+
+class AddARPNeighborsRequest(_message.Message):
+    __slots__ = ("neighbors",)
+    NEIGHBORS_FIELD_NUMBER: _ClassVar[int]
+    neighbors: ARPNeighbors
+    def __init__(self, neighbors: _Optional[_Union[ARPNeighbors, _Mapping]] = ...) -> None: ...
+
+class GetIPTablesRequest(_message.Message):
+    __slots__ = ("is_ipv6",)
+    IS_IPV6_FIELD_NUMBER: _ClassVar[int]
+    is_ipv6: bool
+    def __init__(self, is_ipv6: _Optional[bool] = ...) -> None: ...
+
+class GetIPTablesResponse(_message.Message):
+    __slots__ = ("data",)
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    def __init__(self, data: _Optional[bytes] = ...) -> None: ...
+
+class SetIPTablesRequest(_message.Message):
+    __slots__ = ("is_ipv6", "data")
+    IS_IPV6_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    is_ipv6: bool
+    data: bytes
+    def __init__(self, is_ipv6: _Optional[bool] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class SetIPTablesResponse(_message.Message):
+    __slots__ = ("data",)
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    def __init__(self, data: _Optional[bytes] = ...) -> None: ...
+
+class OnlineCPUMemRequest(_message.Message):
+    __slots__ = ("wait", "nb_cpus", "cpu_only")
+    WAIT_FIELD_NUMBER: _ClassVar[int]
+    NB_CPUS_FIELD_NUMBER: _ClassVar[int]
+    CPU_ONLY_FIELD_NUMBER: _ClassVar[int]
+    wait: bool
+    nb_cpus: int
+    cpu_only: bool
+    def __init__(self, wait: _Optional[bool] = ..., nb_cpus: _Optional[int] = ..., cpu_only: _Optional[bool] = ...) -> None: ...
+
+class ReseedRandomDevRequest(_message.Message):
+    __slots__ = ("data",)
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    def __init__(self, data: _Optional[bytes] = ...) -> None: ...
+
+class MemHotplugByProbeRequest(_message.Message):
+    __slots__ = ("memHotplugProbeAddr",)
+    MEMHOTPLUGPROBEADDR_FIELD_NUMBER: _ClassVar[int]
+    memHotplugProbeAddr: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, memHotplugProbeAddr: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class CopyFileRequest(_message.Message):
+    __slots__ = ("path", "file_size", "file_mode", "dir_mode", "uid", "gid", "offset", "data")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    FILE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    FILE_MODE_FIELD_NUMBER: _ClassVar[int]
+    DIR_MODE_FIELD_NUMBER: _ClassVar[int]
+    UID_FIELD_NUMBER: _ClassVar[int]
+    GID_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    file_size: int
+    file_mode: int
+    dir_mode: int
+    uid: int
+    gid: int
+    offset: int
+    data: bytes
+    def __init__(self, path: _Optional[str] = ..., file_size: _Optional[int] = ..., file_mode: _Optional[int] = ..., dir_mode: _Optional[int] = ..., uid: _Optional[int] = ..., gid: _Optional[int] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class AddSwapRequest(_message.Message):
+    __slots__ = ("PCIPath",)
+    PCIPATH_FIELD_NUMBER: _ClassVar[int]
+    PCIPath: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, PCIPath: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class VolumeStatsRequest(_message.Message):
+    __slots__ = ("volume_guest_path",)
+    VOLUME_GUEST_PATH_FIELD_NUMBER: _ClassVar[int]
+    volume_guest_path: str
+    def __init__(self, volume_guest_path: _Optional[str] = ...) -> None: ...
+
+class VolumeUsage(_message.Message):
+    __slots__ = ("available", "total", "used", "unit")
+    class Unit(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        UNKNOWN: _ClassVar[VolumeUsage.Unit]
+        BYTES: _ClassVar[VolumeUsage.Unit]
+        INODES: _ClassVar[VolumeUsage.Unit]
+    UNKNOWN: VolumeUsage.Unit
+    BYTES: VolumeUsage.Unit
+    INODES: VolumeUsage.Unit
+    AVAILABLE_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    USED_FIELD_NUMBER: _ClassVar[int]
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    available: int
+    total: int
+    used: int
+    unit: VolumeUsage.Unit
+    def __init__(self, available: _Optional[int] = ..., total: _Optional[int] = ..., used: _Optional[int] = ..., unit: _Optional[_Union[VolumeUsage.Unit, str]] = ...) -> None: ...
+
+class VolumeCondition(_message.Message):
+    __slots__ = ("abnormal", "message")
+    ABNORMAL_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    abnormal: bool
+    message: str
+    def __init__(self, abnormal: _Optional[bool] = ..., message: _Optional[str] = ...) -> None: ...
+
+class VolumeStatsResponse(_message.Message):
+    __slots__ = ("usage", "volume_condition")
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    VOLUME_CONDITION_FIELD_NUMBER: _ClassVar[int]
+    usage: _containers.RepeatedCompositeFieldContainer[VolumeUsage]
+    volume_condition: VolumeCondition
+    def __init__(self, usage: _Optional[_Iterable[_Union[VolumeUsage, _Mapping]]] = ..., volume_condition: _Optional[_Union[VolumeCondition, _Mapping]] = ...) -> None: ...
+
+class ResizeVolumeRequest(_message.Message):
+    __slots__ = ("volume_guest_path", "size")
+    VOLUME_GUEST_PATH_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    volume_guest_path: str
+    size: int
+    def __init__(self, volume_guest_path: _Optional[str] = ..., size: _Optional[int] = ...) -> None: ...

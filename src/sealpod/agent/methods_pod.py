@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pod's methods of ``grpc.AgentService``: sandbox, network, files, clock, creating containers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from sealpod.agent import network
+from sealpod.agent.parameters import VERSION
+from sealpod.agent.sandbox import IMAGE_GUEST_PULL, Sandbox
+from sealpod.errors import UsageError
+from sealpod.wire.agentapi import MESSAGES
+from sealpod.wire.message import Message
+
+
+class PodMethods:
+    """Requests in, calls on the sandbox and on the guest's network and clock, answers out."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+
+    def table(self) -> dict[str, Callable[[Message], Message | None]]:
+        """Functions by the method's name."""
+        return {
+            "CreateSandbox": self._create_sandbox,
+            "DestroySandbox": self._destroy_sandbox,
+            "CreateContainer": self._create_container,
+            "UpdateInterface": _update_interface,
+            "UpdateRoutes": _update_routes,
+            "GetGuestDetails": _get_guest_details,
+            "SetGuestDateTime": _set_guest_date_time,
+        }
+
+    def _create_sandbox(self, request: Message) -> None:
+        if request.storages or request.kernel_modules or request.guest_hook_path or request.sandbox_pidns:
+            raise UsageError(
+                "this guest's pod has no shared storages, modules, hooks or pid namespace",
+                code="sandbox.unsupported",
+            )
+        self._sandbox.configure(request.hostname, list(request.dns))
+
+    def _destroy_sandbox(self, request: Message) -> None:
+        """Nothing to take apart: what follows the answer is the end of the machine."""
+
+    def _create_container(self, request: Message) -> None:
+        self._sandbox.create(request)
+
+
+def _update_interface(request: Message) -> Message:
+    network.update_interface(request.interface)
+    interface: Message = request.interface
+    return interface
+
+
+def _update_routes(request: Message) -> Message:
+    network.update_routes(list(request.routes.Routes))
+    routes: Message = request.routes
+    return routes
+
+
+def _get_guest_details(_: Message) -> Message:
+    details = MESSAGES.new(
+        "AgentDetails",
+        version=VERSION,
+        init_daemon=True,
+        storage_handlers=[IMAGE_GUEST_PULL],
+        supports_seccomp=True,
+    )
+    return MESSAGES.new("GuestDetailsResponse", agent_details=details)
+
+
+def _set_guest_date_time(request: Message) -> None:
+    if not 0 <= request.Usec < 1_000_000 or request.Sec < 0:
+        raise UsageError("this is no point in time", code="sandbox.time")
+    time.clock_settime_ns(time.CLOCK_REALTIME, request.Sec * 1_000_000_000 + request.Usec * 1000)
