@@ -52,7 +52,10 @@ def parse(words: list[str]) -> Arguments:
         values[name.replace("-", "_")] = value
     known = {name: values[name] for name in Arguments._fields if name in values}
     return Arguments(
-        action=action, debug="debug" in given, version=bool(given & {"v", "version"}), **known  # type: ignore[arg-type]
+        action=action,
+        debug="debug" in given,
+        version=bool(given & {"v", "version"}),
+        **known,
     )
 
 

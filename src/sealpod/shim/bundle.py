@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import os
+from hashlib import sha256
 from typing import Any
 
-from _sha256 import sha256
+
 
 SOCKET_DIRECTORY = "/run/containerd/s"
 MAX_CONFIG = 16 << 20

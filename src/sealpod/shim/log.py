@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lines for containerd's own log, through the ``log`` FIFO of the bundle; dropped when nobody reads."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Final
+
+MAX_LINE: Final = 2000
+
+
+class Log:
+    """Writes lines. ``debug`` ones only when containerd asked for them."""
+
+    def __init__(self, bundle: str, name: str, *, debug: bool = False) -> None:
+        self._name = name
+        self._debug = debug
+        self._descriptor = -1
+        with contextlib.suppress(OSError):
+            path = os.path.join(bundle, "log")
+            # Read and write: the FIFO outlives a reader that restarts, and opening never waits for one.
+            self._descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def say(self, text: str) -> None:
+        """One line."""
+        line = "".join(char if char.isprintable() else " " for char in text[:MAX_LINE])
+        if self._descriptor >= 0:
+            with contextlib.suppress(OSError):
+                os.write(self._descriptor, f"sealpod {self._name[:12]}: {line}\n".encode())
+
+    def debug(self, text: str) -> None:
+        """One line, if debugging."""
+        if self._debug:
+            self.say(text)
