@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The network namespace CNI made for a pod, and the taps that bring it into the guest.
+
+Every configured interface gets a tap of its own, and two filters hand every packet on: what arrives on the
+interface leaves by the tap, and back. The interface keeps addresses and hardware address, so that nothing
+outside notices; the guest's card has the same hardware address, and the guest is told the rest (Kata's
+``tcfilter`` model).
+
+The work is done by iproute2 inside the namespace: a process that entered it itself would have to be sure of
+the thread it is on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sealpod.errors import NotFoundError, OperationError
+from sealpod.qemu.process import inside
+from sealpod.sandbox.finish import to_its_end
+
+OURS: Final = "/proc/self/ns/net"
+SECONDS: Final = 20.0  # for one command of iproute2
+MAX_OUTPUT: Final = 1 << 20  # bytes of an answer; a pod's tables have a few thousand
+MAX_INTERFACES: Final = 16
+KERNEL: Final = "kernel"
+"""Routes of this protocol come with the addresses."""
+ROUTE_SCOPES: Final = {"global": 0, "universe": 0, "site": 200, "link": 253, "host": 254, "nowhere": 255}
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """One interface of the pod and the tap behind it. ``addresses`` are (address, prefix length)."""
+
+    name: str
+    mac: str
+    mtu: int
+    addresses: tuple[tuple[str, int], ...]
+    tap: str
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """``destination`` is empty for the default route."""
+
+    interface: str
+    destination: str
+    gateway: str
+    source: str
+    scope: int
+    ipv6: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A permanent entry of the neighbour table."""
+
+    interface: str
+    address: str
+    mac: str
+
+
+@dataclass(frozen=True, slots=True)
+class PodNetwork:
+    """What the guest is told of its network, and where the taps are."""
+
+    path: str
+    interfaces: tuple[Interface, ...]
+    routes: tuple[Route, ...] = ()
+    neighbours: tuple[Neighbour, ...] = ()
+
+
+def is_ours(path: str) -> bool:
+    """The namespace at ``path`` is this process's, whose interfaces no pod may take."""
+    try:
+        return os.path.samestat(os.stat(path), os.stat(OURS))
+    except OSError as error:
+        raise _missing(path) from error
+
+
+async def read_network(path: str) -> PodNetwork:
+    """What CNI left in the namespace at ``path``.
+
+    :raise NotFoundError: there is no such namespace, or no iproute2 (``network.namespace``).
+    :raise OperationError: iproute2 failed (``network.failed``).
+    """
+    if not os.path.exists(path):
+        raise _missing(path)
+    links, *routes, neighbours = await asyncio.gather(
+        _ask(path, "address", "show"),
+        _ask(path, "-4", "route", "show", "table", "main"),
+        _ask(path, "-6", "route", "show", "table", "main"),
+        _ask(path, "neighbour", "show", "nud", "permanent"),
+    )
+    interfaces = _interfaces(links)
+    names = {interface.name for interface in interfaces}
+    return PodNetwork(
+        path,
+        interfaces,
+        tuple(
+            _route(entry, ipv6=bool(number))
+            for number, table in enumerate(routes)
+            for entry in table
+            if entry.get("dev") in names and _is_told(entry)
+        ),
+        tuple(
+            Neighbour(entry["dev"], entry["dst"], entry["lladdr"])
+            for entry in neighbours
+            if entry.get("dev") in names and entry.get("lladdr")
+        ),
+    )
+
+
+def _interfaces(links: Sequence[dict[str, Any]]) -> tuple[Interface, ...]:
+    found = [
+        link
+        for link in links
+        if link.get("link_type") == "ether"
+        and link.get("address")
+        and "UP" in link.get("flags", ())
+        # A tap here is one of a guest that was there before.
+        and not link["ifname"].endswith("_kata")
+    ]
+    return tuple(
+        Interface(
+            name=link["ifname"],
+            mac=link["address"],
+            mtu=int(link["mtu"]),
+            addresses=tuple(
+                (entry["local"], int(entry["prefixlen"]))
+                for entry in link.get("addr_info", ())
+                # The guest makes the link-local one itself, of the same hardware address.
+                if not (entry.get("family") == "inet6" and entry.get("scope") == "link")
+            ),
+            tap=f"tap{number}_kata",
+        )
+        for number, link in enumerate(found[:MAX_INTERFACES])
+    )
+
+
+def _is_told(route: dict[str, Any]) -> bool:
+    return route.get("protocol") != KERNEL and route.get("type", "unicast") == "unicast"
+
+
+def _route(entry: dict[str, Any], *, ipv6: bool) -> Route:
+    destination = str(entry.get("dst", ""))
+    return Route(
+        interface=entry["dev"],
+        destination="" if destination == "default" else destination,
+        gateway=str(entry.get("gateway", "")),
+        source=str(entry.get("prefsrc", "")),
+        scope=ROUTE_SCOPES.get(str(entry.get("scope", "global")), 0),
+        ipv6=ipv6,
+    )
+
+
+async def attach(network: PodNetwork) -> None:
+    """Make the taps and the filters. On a failure :func:`detach` removes what was made."""
+    for interface in network.interfaces:
+        name, tap = interface.name, interface.tap
+        await _run(network.path, "ip", "tuntap", "add", "dev", tap, "mode", "tap")
+        await _run(network.path, "ip", "link", "set", "dev", tap, "mtu", str(interface.mtu), "up")
+        await _run(
+            network.path,
+            *("tc", "-batch", "-"),
+            text="".join(
+                f"qdisc add dev {source} handle ffff: ingress\n"
+                f"filter add dev {source} parent ffff: protocol all u32 match u8 0 0 "
+                f"action mirred egress redirect dev {target}\n"
+                for source, target in ((name, tap), (tap, name))
+            ),
+        )
+
+
+async def detach(path: str, interfaces: Sequence[tuple[str, str]]) -> None:
+    """Remove taps and filters; ``interfaces`` are (name, tap). What is gone already is no error."""
+    await to_its_end(_detach(path, interfaces))
+
+
+async def _detach(path: str, interfaces: Sequence[tuple[str, str]]) -> None:
+    if not os.path.exists(path):
+        return
+    for name, tap in interfaces:
+        for command in (
+            ("ip", "link", "delete", "dev", tap),
+            ("tc", "qdisc", "delete", "dev", name, "ingress"),
+        ):
+            with contextlib.suppress(OperationError, NotFoundError):
+                await _run(path, *command)
+
+
+async def _ask(path: str, *command: str) -> list[dict[str, Any]]:
+    output = await _run(path, "ip", "-json", *command)
+    try:
+        answer = json.loads(output or b"[]")
+    except ValueError as error:
+        raise OperationError("iproute2 did not answer with JSON", code="network.failed") from error
+    # Interfaces that vanish while they are listed leave empty objects.
+    return [entry for entry in answer if entry]
+
+
+async def _run(path: str, *command: str, text: str = "") -> bytes:
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *inside(path),
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            limit=MAX_OUTPUT,
+        )
+    except FileNotFoundError as error:
+        raise NotFoundError(
+            "nsenter is not installed", code="network.tools", remedy="install util-linux and iproute2"
+        ) from error
+    try:
+        async with asyncio.timeout(SECONDS):
+            output, complaint = await process.communicate(text.encode())
+    except TimeoutError as error:
+        raise OperationError(f"{command[0]} did not end in {SECONDS:g} s", code="network.failed") from error
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode:
+        said = " ".join(complaint.decode(errors="replace").split())[-300:]
+        raise OperationError(
+            f"cannot set up the pod's network in {path}: {' '.join(command)}: {said}",
+            code="network.failed",
+            remedy="install iproute2; the kernel needs tun, sch_ingress, cls_u32 and act_mirred",
+        )
+    return output
+
+
+def _missing(path: str) -> NotFoundError:
+    return NotFoundError(
+        f"there is no network namespace at {path}",
+        code="network.namespace",
+        remedy="the pod's CNI plugin makes it; see containerd's log",
+    )
