@@ -10,29 +10,25 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
-from sealpod.errors import AccessError, DecodeError, NotFoundError, UsageError
+from sealpod.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from sealpod.kataconfig.settings import Settings
 
 HELP: Final = "Check a Kata configuration file"
 
-ENVIRONMENT: Final = "KATA_CONF_FILE"
-LOCATIONS: Final = (
-    "/etc/kata-containers/configuration.toml",
-    "/usr/share/defaults/kata-containers/configuration.toml",
-)
-DESCRIPTION: Final = f"""\
-Print the settings a Kata configuration file comes to, with where each came from. Without FILE: the one that
-{ENVIRONMENT} names, else the first that exists of
-  {LOCATIONS[0]}
-  {LOCATIONS[1]}
-Unknown keys, and keys without effect here, are warned of on standard error.
+DESCRIPTION: Final = """\
+Print the settings a Kata configuration file comes to, with where each came from: what the containerd
+runtimes `kata`, `kata-qemu` and `kata-qemu-sev` make of it. Without FILE: the one that KATA_CONF_FILE names,
+else the first that exists of
+  /etc/kata-containers/configuration.toml
+  /usr/share/defaults/kata-containers/configuration.toml
+Unknown keys, and keys without effect here, are warned of on standard error; the runtime logs them too.
 """
 
 _SCHEMA_VERSION: Final = 1
-_MAX_BYTES: Final = 1024 * 1024  # more than four times what is read of a file, in characters
 _FILES: Final = ("firmware", "kernel", "initrd")
+_PAIR: Final = ("kernel", "initrd")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,12 +53,15 @@ def run(args: argparse.Namespace) -> int:
     from sealpod.kataconfig.annotations import apply_annotations
     from sealpod.kataconfig.document import parse
     from sealpod.kataconfig.settings import settings_of
+    from sealpod.sandbox.configfile import read_config
+    from sealpod.sandbox.podsettings import findings
 
     path = args.file if args.file is not None else _default_path()
-    settings = apply_annotations(settings_of(parse(_read(path))), _annotations(args.annotation))
+    settings = apply_annotations(settings_of(parse(read_config(path))), _annotations(args.annotation))
     warnings = [
-        *settings.findings(),
-        *(f"{name} is not set" for name in _FILES if not getattr(settings, name)),
+        *findings(settings),
+        # With neither, those of `sealpod guest build` are used.
+        *(f"{name} is not set" for name in _PAIR if not getattr(settings, name) and any(_pair(settings))),
     ]
     for warning in warnings:
         print(f"sealpod: warning: {path}: {warning}", file=sys.stderr)
@@ -71,33 +70,20 @@ def run(args: argparse.Namespace) -> int:
     return 1 if args.strict and warnings else 0
 
 
+def _pair(settings: Settings) -> tuple[str, str]:
+    return settings.kernel, settings.initrd
+
+
 def _default_path() -> str:
-    named = os.environ.get(ENVIRONMENT)
-    if named:
-        return named
-    for path in LOCATIONS:
-        if os.path.exists(path):
-            return path
+    from sealpod.sandbox.configfile import ENVIRONMENT, LOCATIONS, find_config
+
+    if path := find_config("", {}, os.environ):
+        return path
     raise NotFoundError(
         f"there is no Kata configuration at {' or '.join(LOCATIONS)}",
         code="config.not-found",
         remedy=f"name a file, or set {ENVIRONMENT}",
     )
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, "rb") as source:
-            data = source.read(_MAX_BYTES + 1)
-        if len(data) > _MAX_BYTES:
-            raise DecodeError(f"{path} has more than {_MAX_BYTES} bytes", code="config.size")
-        return data.decode()
-    except FileNotFoundError as error:
-        raise NotFoundError(f"no such file: {path}", code="config.not-found") from error
-    except OSError as error:
-        raise AccessError(f"cannot read {path}: {error.strerror}", code="config.unreadable") from error
-    except UnicodeDecodeError as error:
-        raise DecodeError(f"{path} is not UTF-8", code="config.syntax") from error
 
 
 def _annotations(given: list[str]) -> dict[str, str]:

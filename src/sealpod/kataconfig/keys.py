@@ -74,9 +74,9 @@ _USED: Final = (
     ),
     _used(HYPERVISOR, "guest_pre_attestation_kbs_mode", "string", "online", RENAMED),
     _used(HYPERVISOR, "sev_guest_policy", "integer", 0),
-    _used(HYPERVISOR, "sev_cert_chain", "string", "/opt/sev/cert_chain.cert"),
     _used(HYPERVISOR, "kernel_params", "string", ""),
     _used(HYPERVISOR, "default_vcpus", "count", 1),
+    _used(HYPERVISOR, "default_maxvcpus", "integer", 0),
     _used(HYPERVISOR, "default_memory", "integer", 2048),
     _used(HYPERVISOR, "enable_debug", "boolean", False),
     _used(HYPERVISOR, "enable_annotations", "strings", ()),
@@ -109,6 +109,8 @@ _OTHERS: Final[tuple[tuple[str, Kind, Mapping[str, Value | None]], ...]] = (
             "entropy_source": None,
             "guest_hook_path": "",
             "guest_memory_dump_path": "",
+            # The platform is asked for its chain at each launch.
+            "sev_cert_chain": "/opt/sev/cert_chain.cert",
         },
     ),
     (
@@ -143,7 +145,6 @@ _OTHERS: Final[tuple[tuple[str, Kind, Mapping[str, Value | None]], ...]] = (
         HYPERVISOR,
         "integer",
         {
-            "default_maxvcpus": None,
             "default_bridges": None,
             "memory_slots": None,
             "default_maxmemory": None,

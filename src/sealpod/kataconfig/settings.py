@@ -70,11 +70,12 @@ class Settings:
     """The file has CC-0.5.0's mode: online, the runtime tells the guest the broker's address."""
     policy: int
     """The SEV guest policy, 32 bits."""
-    cert_chain: str
     kernel_params: tuple[str, ...]
     """Words of the configuration and annotations, without those the runtime adds."""
     vcpus: int
     """At least 1, or -1 for as many as the host has."""
+    max_vcpus: int
+    """What the pod's resources may raise ``vcpus`` to; 0 for as many as the host has."""
     memory: int
     """MiB."""
     debug: bool
@@ -171,9 +172,9 @@ def settings_of(document: Document) -> Settings:
         secret=_secret(reader),
         announce_kbs=reader.has(_KBS_MODE),
         policy=take("policy", int, "sev_guest_policy"),
-        cert_chain=take("cert_chain", str, "sev_cert_chain"),
         kernel_params=words,
         vcpus=max(take("vcpus", int, "default_vcpus") or 1, -1),
+        max_vcpus=take("max_vcpus", int, "default_maxvcpus"),
         memory=take("memory", int, "default_memory") or 2048,
         debug=take("debug", bool, "enable_debug"),
         agent_debug=take("agent_debug", bool, "enable_debug", AGENT),

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from sealpod.cli import config
 from sealpod.cli import main as cli
 from sealpod.errors import AccessError, DecodeError, NotFoundError, RefusedError, UsageError
+from sealpod.sandbox import configfile
 
 POLICY = "io.katacontainers.config.sev.policy"
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    lines = ["[hypervisor.qemu]", "sev_guest_policy = 3"]
+    lines = ["[hypervisor.qemu]", "confidential_guest = true", "sev_guest_policy = 3"]
     for name in ("firmware", "kernel", "initrd"):
         (tmp_path / name).write_bytes(b"x")
         lines.append(f'{name} = "{tmp_path / name}"')
@@ -72,14 +72,14 @@ def test_a_missing_file_is_reported_after_the_settings(
 def test_the_default_file_is_looked_up_as_kata_does(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv(config.ENVIRONMENT, raising=False)
-    monkeypatch.setattr(config, "LOCATIONS", (str(tmp_path / "absent"), str(file)))
+    monkeypatch.delenv(configfile.ENVIRONMENT, raising=False)
+    monkeypatch.setattr(configfile, "LOCATIONS", (str(tmp_path / "absent"), str(file)))
     assert check() == 0
-    monkeypatch.setenv(config.ENVIRONMENT, str(tmp_path / "named"))
+    monkeypatch.setenv(configfile.ENVIRONMENT, str(tmp_path / "named"))
     with pytest.raises(NotFoundError, match="named"):
         check()
-    monkeypatch.delenv(config.ENVIRONMENT)
-    monkeypatch.setattr(config, "LOCATIONS", (str(tmp_path / "absent"),))
+    monkeypatch.delenv(configfile.ENVIRONMENT)
+    monkeypatch.setattr(configfile, "LOCATIONS", (str(tmp_path / "absent"),))
     with pytest.raises(NotFoundError, match="absent"):
         check()
 

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one pod's virtual machine is to be: configuration, annotations and resources come together here.
+
+The guest's size is fixed at its start: memory is the configuration's ``default_memory`` plus the pod's limit,
+processors are ``default_vcpus`` plus what its quota rounds up to. The number of processors stands on the
+kernel command line (``nr_cpus=``) and with it in the launch digest; memory does not.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from sealpod.errors import DecodeError, RefusedError, UsageError
+from sealpod.guestimage import locate
+from sealpod.kataconfig.annotations import apply_annotations
+from sealpod.kataconfig.document import parse
+from sealpod.kataconfig.settings import AA_KBC_PARAMS, Settings, settings_of
+from sealpod.oci.reference import ImageReference
+from sealpod.qemu.arguments import MAXIMUM_CPUS
+from sealpod.sandbox import network
+from sealpod.sandbox.cmdline import compose_pod
+from sealpod.sandbox.configfile import ANNOTATION, find_config, read_config, require_trusted
+from sealpod.sandbox.spec import GuestFiles, PodSpec
+from sealpod.sev.policy import Policy
+
+PERIOD: Final = "io.kubernetes.cri.sandbox-cpu-period"
+QUOTA: Final = "io.kubernetes.cri.sandbox-cpu-quota"
+MEMORY: Final = "io.kubernetes.cri.sandbox-memory"
+MIB: Final = 1 << 20
+MAX_AMOUNT: Final = 1 << 50  # of a resource annotation; whatever is above is no real limit
+
+CONFIDENTIAL_RUNTIME: Final = "kata-qemu-sev"
+_PLAIN: Final = """
+[hypervisor.qemu]
+kernel_params = "agent.enable_signature_verification=false"
+"""
+_CONFIDENTIAL: Final = """
+confidential_guest = true
+guest_pre_attestation = true
+guest_pre_attestation_kbs_mode = "online"
+sev_guest_policy = 3
+"""
+BUILT_IN: Final[Mapping[str, str]] = {
+    "kata": _PLAIN,
+    "kata-qemu": _PLAIN,
+    CONFIDENTIAL_RUNTIME: _PLAIN + _CONFIDENTIAL,
+}
+"""Configurations of the runtimes where none is installed."""
+
+
+@dataclass(frozen=True, slots=True)
+class PodSettings:
+    """A pod's settings as they count. ``config`` is the file's path, empty for the built-in one."""
+
+    config: str
+    kata: Settings
+    files: GuestFiles
+    memory: int
+    """MiB."""
+    cpus: int
+    cmdline: str
+    user_network: bool
+    warnings: tuple[str, ...]
+
+    def image_reference(self, reference: str) -> str:
+        """An image reference as the guest resolves it.
+
+        On QEMU's user network this machine's loopback is at the gateway. Whether the guest speaks plain HTTP
+        to a registry there is for its measured command line to say, as for any other.
+        """
+        if not self.user_network:
+            return reference
+        parsed = ImageReference.parse(reference.removeprefix("docker://"))
+        inside = network.from_guest(parsed.registry)
+        return reference if inside == parsed.registry else str(parsed).replace(parsed.registry, inside, 1)
+
+    def spec(self) -> PodSpec:
+        """What is launched, without its network."""
+        mode = self.kata.mode
+        return PodSpec(
+            files=self.files,
+            policy=Policy(self.kata.policy),
+            kbc=mode,
+            kbs=self.kata.kbs_uri if mode != "none" else "",
+            keyset=self.kata.keyset,
+            memory=self.memory,
+            cpus=self.cpus,
+            debug=self.kata.debug,
+            cmdline=self.cmdline,
+        )
+
+
+def pod_settings(
+    runtime: str, config_path: str, annotations: Mapping[str, str], *, user_network: bool
+) -> PodSettings:
+    """The settings of one pod of ``runtime``.
+
+    :raise DecodeError: the configuration or an annotation cannot be.
+    :raise NotFoundError: a file that is named does not exist.
+    :raise RefusedError: an annotation is not enabled, or the runtime's promise would not be kept.
+    """
+    path = find_config(config_path, annotations)
+    if annotations.get(ANNOTATION):
+        require_trusted(path)
+    text = read_config(path) if path else BUILT_IN.get(runtime, _PLAIN)
+    kata = apply_annotations(settings_of(parse(text)), annotations)
+    if runtime == CONFIDENTIAL_RUNTIME and not kata.confidential_guest:
+        raise RefusedError(
+            f"the pod asks for the runtime {runtime}, but {path} says confidential_guest = false",
+            code="config.not-confidential",
+            remedy="give this runtime its own ConfigPath in containerd's configuration",
+        )
+    cpus = _cpus(kata, annotations)
+    cmdline = compose_pod(
+        cpus,
+        kata.kernel_words,
+        kbc=kata.mode != "none" or bool(kata.guest_kbc),
+        debug=kata.debug,
+        agent_debug=kata.agent_debug,
+    )
+    warnings = findings(kata)
+    memory = _memory(kata, annotations)
+    return PodSettings(path, kata, _files(kata), memory, cpus, cmdline, user_network, warnings)
+
+
+def _files(kata: Settings) -> GuestFiles:
+    """The files the configuration names, else those of ``sealpod guest build``."""
+    if bool(kata.kernel) != bool(kata.initrd):
+        raise UsageError(
+            "the configuration names a kernel without its initrd, or an initrd without its kernel",
+            code="config.files",
+            remedy="set kernel and initrd, or neither to use those of `sealpod guest build`",
+        )
+    kernel, initrd, firmware = kata.kernel, kata.initrd, kata.firmware
+    if not kernel:
+        image = locate(firmware_path=firmware or None)
+        kernel, initrd, firmware = image.kernel, image.initrd, image.firmware
+    elif kata.confidential_guest and not firmware:
+        from sealpod.guestimage import firmware as builds
+        from sealpod.guestimage.cache import cache_directory
+
+        firmware = builds.find(cache_directory())
+    return GuestFiles(os.path.abspath(firmware) if kata.confidential_guest else "", kernel, initrd)
+
+
+def _memory(kata: Settings, annotations: Mapping[str, str]) -> int:
+    return kata.memory + math.ceil(max(0, _amount(annotations, MEMORY)) / MIB)
+
+
+def _cpus(kata: Settings, annotations: Mapping[str, str]) -> int:
+    host = len(os.sched_getaffinity(0))
+    most = min(host, MAXIMUM_CPUS, kata.max_vcpus or MAXIMUM_CPUS)
+    quota, period = _amount(annotations, QUOTA), _amount(annotations, PERIOD)
+    wanted = host if kata.vcpus < 0 else kata.vcpus
+    if quota > 0 and period > 0:
+        wanted += math.ceil(quota / period)
+    return max(1, min(wanted, most))
+
+
+def _amount(annotations: Mapping[str, str], name: str) -> int:
+    text = annotations.get(name, "0")
+    digits = text.removeprefix("-")
+    if not (digits.isascii() and digits.isdecimal() and len(digits) <= 20):
+        raise DecodeError(f"annotation {name} is {text[:40]!r}, expected a number", code="config.value")
+    number = int(text)
+    return number if number < MAX_AMOUNT else 0
+
+
+def findings(kata: Settings) -> tuple[str, ...]:
+    """What is allowed, but hardly meant: the settings' own warnings, and those the runtime adds."""
+    found = [*kata.findings()]
+    if not kata.confidential_guest and kata.firmware:
+        found.append("[hypervisor.qemu] firmware has no effect without confidential_guest")
+    if (
+        kata.mode != "none"
+        and not kata.guest_kbc
+        and "agent.config_file=" not in " ".join(kata.kernel_params)
+    ):
+        found.append(
+            f"a secret is injected, but no word {AA_KBC_PARAMS}... tells the guest what to do with it"
+        )
+    kbc, _, uri = kata.guest_kbc.partition("::")
+    host = uri.rpartition(":")[0]
+    if kbc == "online_sev_kbc" and host and network.is_loopback(host):
+        found.append(f"the guest is told {kata.guest_kbc!r}, and {host} is the guest itself there")
+    return tuple(found)
