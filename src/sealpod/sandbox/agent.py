@@ -90,10 +90,15 @@ class AgentClient:
         )
         await self.call("SignalProcess", request)
 
-    async def output(self, container_id: str, method: str) -> AsyncIterator[bytes]:
-        """What the container writes, piece by piece, until its end. ``method``: ReadStdout or ReadStderr."""
+    async def output(
+        self, container_id: str, method: str, *, exec_id: str = "", size: int = READ_LENGTH
+    ) -> AsyncIterator[bytes]:
+        """What a process writes, piece by piece, until its end. ``method``: ReadStdout or ReadStderr.
+
+        An empty ``exec_id`` means the container's first process; ``size`` is the most of one piece.
+        """
         request = _bytes(
-            agent_pb2.ReadStreamRequest(container_id=container_id, exec_id=container_id, len=READ_LENGTH)
+            agent_pb2.ReadStreamRequest(container_id=container_id, exec_id=exec_id or container_id, len=size)
         )
         while True:
             try:

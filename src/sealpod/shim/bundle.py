@@ -12,8 +12,6 @@ import os
 from hashlib import sha256
 from typing import Any
 
-
-
 SOCKET_DIRECTORY = "/run/containerd/s"
 MAX_CONFIG = 16 << 20
 """Bytes of a ``config.json`` that are read."""

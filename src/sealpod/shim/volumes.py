@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Volumes without a shared file system: what a mount's source holds is copied into the guest.
+
+==========================================  =====================================================
+mount                                       in the guest
+==========================================  =====================================================
+/proc, /sys, /dev and below                 the agent's own
+tmpfs                                       tmpfs
+emptyDir with medium Memory                 one tmpfs for the pod (storage ``ephemeral``)
+emptyDir                                    one directory for the pod (storage ``local``)
+/dev/shm                                    the pod's
+any other directory or file                 a copy, refreshed while kubelet changes the original
+==========================================  =====================================================
+
+What is copied comes from the untrusted host, as with any shared file system; what must be secret belongs into
+the image or behind the key broker.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from secrets import token_hex
+from typing import Any, Final
+
+from sealpod.errors import OperationError, UsageError
+from sealpod.sandbox.agent import AgentClient
+from sealpod.shim.copying import copy_file, copy_node
+from sealpod.shim.watch import Watch
+from sealpod.wire.pb import agent_pb2, oci_pb2
+
+SHARED: Final = "/run/kata-containers/shared/containers"
+EPHEMERAL: Final = "/run/kata-containers/sandbox/ephemeral"
+SHM: Final = "/run/kata-containers/sandbox/shm"
+EMPTY_DIR: Final = "kubernetes.io~empty-dir"
+MOUNTINFO: Final = "/proc/self/mountinfo"
+MAX_BYTES: Final = 16 << 20  # of one volume
+MAX_FILES: Final = 2000
+_OWN: Final = ("/proc", "/sys", "/dev")
+_KEPT_OPTIONS: Final = ("ro", "rw", "nosuid", "nodev", "noexec", "bind", "rbind")
+
+
+class Volumes:
+    """The volumes of one pod."""
+
+    def __init__(self, agent: AgentClient, pod: str) -> None:
+        self._agent = agent
+        self._pod = pod
+        self._watches: dict[str, list[Watch]] = {}
+
+    async def bring(
+        self, container_id: str, mounts: Sequence[Mapping[str, Any]]
+    ) -> tuple[list[oci_pb2.Mount], list[agent_pb2.Storage]]:
+        """The guest's mounts and storages for a specification's mounts; their contents are there then."""
+        found: list[oci_pb2.Mount] = []
+        storages: dict[str, agent_pb2.Storage] = {}
+        for mount in mounts:
+            destination, kind = str(mount.get("destination") or ""), str(mount.get("type") or "bind")
+            options = [str(one) for one in mount.get("options") or ()]
+            if destination == "/dev/shm":  # noqa: S108 (inside the container)
+                continue
+            if any(destination == own or destination.startswith(f"{own}/") for own in _OWN) and (
+                kind != "bind" or not os.path.isfile(str(mount.get("source") or ""))
+            ):
+                continue
+            if kind == "tmpfs":
+                found.append(
+                    oci_pb2.Mount(destination=destination, type="tmpfs", source="tmpfs", options=options)
+                )
+                continue
+            source = str(mount.get("source") or "")
+            if kind not in ("bind", "") and "bind" not in options and "rbind" not in options:
+                continue  # cgroup, mqueue and the like: the agent's own
+            place = await self._place(container_id, source, storages)
+            kept = [one for one in options if one in _KEPT_OPTIONS]
+            found.append(oci_pb2.Mount(destination=destination, type="bind", source=place, options=kept))
+        return found, list(storages.values())
+
+    def forget(self, container_id: str) -> None:
+        """The container is gone; its copies need no refreshing."""
+        for watch in self._watches.pop(container_id, []):
+            watch.close()
+
+    def close(self) -> None:
+        """The pod is gone."""
+        for container_id in list(self._watches):
+            self.forget(container_id)
+
+    async def _place(self, container_id: str, source: str, storages: dict[str, agent_pb2.Storage]) -> str:
+        """Where the guest has what the host has at ``source``."""
+        name = os.path.basename(source.rstrip("/")) or "root"
+        if f"/{EMPTY_DIR}/" in source:
+            volume = source.partition(f"/{EMPTY_DIR}/")[2].split("/")[0]
+            if _is_tmpfs(source):
+                place = f"{EPHEMERAL}/{volume}"
+                storages[place] = agent_pb2.Storage(
+                    driver="ephemeral", source="tmpfs", fstype="tmpfs", mount_point=place
+                )
+            else:
+                place = f"{SHARED}/{self._pod}/rootfs/local/{volume}"
+                storages[place] = agent_pb2.Storage(
+                    driver="local", source="local", fstype="local", options=["mode=0777"], mount_point=place
+                )
+            return place
+        place = f"{SHARED}/{container_id}-{token_hex(4)}-{name}"
+        await self._copy(container_id, source, place)
+        return place
+
+    async def _copy(self, container_id: str, source: str, place: str) -> None:
+        try:
+            if os.path.isdir(source):
+                await self._copy_tree(source, place)
+
+                async def refresh() -> None:
+                    await self._copy_tree(source, place)
+
+                self._watches.setdefault(container_id, []).append(Watch(source, refresh))
+            elif os.path.isfile(source):
+                await copy_file(self._agent, source, place)
+            else:
+                text = f"{source} is no file or directory and cannot be brought into the guest"
+                raise UsageError(text, code="shim.volume", remedy="leave the volume out of the pod")
+        except OSError as exc:
+            text = f"{source} cannot be copied into the guest: {exc.strerror}"
+            raise OperationError(text, code="shim.volume") from exc
+
+    async def _copy_tree(self, source: str, place: str) -> None:
+        """Links last: kubelet's ``..data`` must point to what is there already."""
+        await copy_node(self._agent, source, place)
+        links = []
+        for path in _tree(source):
+            target = place + path.removeprefix(source)
+            if os.path.islink(path):
+                links.append((path, target))
+            else:
+                await copy_node(self._agent, path, target)
+        # Deeper links point into directories, the upper ones into those: upper ones are switched last.
+        for path, target in sorted(links, key=lambda link: -link[0].count("/")):
+            await copy_node(self._agent, path, target)
+
+
+def _tree(root: str) -> Iterator[str]:
+    """Everything below ``root``, directories before what is in them. UsageError when it is too much."""
+    total = count = 0
+    for directory, names, files in os.walk(root):
+        for name in sorted((*names, *files)):
+            path = os.path.join(directory, name)
+            status = os.lstat(path)
+            count += 1
+            total += status.st_size if stat.S_ISREG(status.st_mode) else 0
+            if count > MAX_FILES or total > MAX_BYTES:
+                raise UsageError(
+                    f"{root} holds more than {MAX_FILES} files or {MAX_BYTES >> 20} MiB",
+                    code="shim.volume",
+                    remedy="a guest gets copies of small volumes only; put the data into the image",
+                )
+            yield path
+
+
+def _is_tmpfs(path: str) -> bool:
+    """Whether a tmpfs is mounted at ``path`` or the volume's directory above it."""
+    wanted = path.rstrip("/")
+    with open(MOUNTINFO, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            fields = line.split(" ")
+            if (wanted == fields[4] or wanted.startswith(f"{fields[4]}/")) and EMPTY_DIR in fields[4]:
+                return " - tmpfs " in line
+    return False
