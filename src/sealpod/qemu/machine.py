@@ -147,11 +147,15 @@ class Machine:
         await self.exited.wait()
         return self._process.returncode if self._process.returncode is not None else -1
 
-    async def close(self) -> None:
-        """End QEMU at once (a guest keeps nothing worth a slow goodbye) and release everything."""
+    def kill(self) -> None:
+        """End QEMU at once; :meth:`wait` tells when it has ended."""
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
+
+    async def close(self) -> None:
+        """End QEMU at once (a guest keeps nothing worth a slow goodbye) and release everything."""
+        self.kill()
         await self._process.wait()
         with contextlib.suppress(Exception):
             await self._qmp.disconnect()
