@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
-from sealpod.agent.container import Container
+from sealpod.agent import limits, spec, stats
+from sealpod.agent.process import Process
 from sealpod.agent.sandbox import Sandbox
 from sealpod.agent.stdio import STDERR, STDOUT
-from sealpod.errors import NotFoundError, UsageError
+from sealpod.errors import UsageError
 from sealpod.wire.agentapi import MESSAGES
 from sealpod.wire.message import Message
 
@@ -34,6 +37,14 @@ class ProcessMethods:
             "ReadStdout": self._read_stdout,
             "ReadStderr": self._read_stderr,
             "CloseStdin": self._close_stdin,
+            "TtyWinResize": self._tty_win_resize,
+            "ExecProcess": self._exec_process,
+            "PauseContainer": self._pause_container,
+            "ResumeContainer": self._resume_container,
+            "UpdateContainer": self._update_container,
+            "StatsContainer": self._stats_container,
+            "GetOOMEvent": self._get_oom_event,
+            "GetMetrics": self._get_metrics,
         }
 
     def _start_container(self, request: Message) -> None:
@@ -51,7 +62,8 @@ class ProcessMethods:
             self._sandbox.get(request.container_id).kill_all(request.signal)
 
     def _wait_process(self, request: Message) -> Message:
-        return MESSAGES.new("WaitProcessResponse", status=self._process(request).wait())
+        container = self._sandbox.get(request.container_id)
+        return MESSAGES.new("WaitProcessResponse", status=container.wait(request.exec_id))
 
     def _write_stdin(self, request: Message) -> Message:
         return MESSAGES.new("WriteStreamResponse", len=self._process(request).stdio.write(request.data))
@@ -67,8 +79,69 @@ class ProcessMethods:
     def _close_stdin(self, request: Message) -> None:
         self._process(request).stdio.close_stdin()
 
-    def _process(self, request: Message) -> Container:
-        """The container whose first process is meant; there are no others, ExecProcess is not offered."""
-        if request.exec_id not in ("", request.container_id):
-            raise NotFoundError(f"no process {request.exec_id!r}", code="container.unknown")
-        return self._sandbox.get(request.container_id)
+    def _tty_win_resize(self, request: Message) -> None:
+        self._process(request).stdio.resize(request.row, request.column)
+
+    def _exec_process(self, request: Message) -> None:
+        container = self._sandbox.get(request.container_id)
+        container.run(request.exec_id, exec_document(container.directory, request), self._sandbox.creating)
+
+    def _pause_container(self, request: Message) -> None:
+        container = self._sandbox.get(request.container_id)
+        container.pause()
+
+    def _resume_container(self, request: Message) -> None:
+        container = self._sandbox.get(request.container_id)
+        container.resume()
+
+    def _update_container(self, request: Message) -> None:
+        resources = limits.resources(request.resources)
+        self._sandbox.get(request.container_id).update(resources)
+
+    def _stats_container(self, request: Message) -> Message:
+        self._sandbox.get(request.container_id)
+        return stats.read(request.container_id)
+
+    def _get_oom_event(self, request: Message) -> Message:
+        return MESSAGES.new("OOMEvent", container_id=self._sandbox.oom.wait())
+
+    def _get_metrics(self, request: Message) -> Message:
+        return MESSAGES.new("Metrics", metrics=stats.metrics(self._sandbox.count()))
+
+    def _process(self, request: Message) -> Process:
+        return self._sandbox.get(request.container_id).process(request.exec_id)
+
+
+def exec_document(directory: str, request: Message) -> dict[str, Any]:
+    """The OCI ``process`` for a request: the container's own, with what the request says instead.
+
+    The container's environment stays; the request's is laid over it.
+    """
+    asked = request.process
+    if not asked.Args:
+        raise UsageError("there is no program to run", code="container.spec", remedy="name a command")
+    with open(os.path.join(directory, "config.json"), encoding="utf-8") as file:
+        own: dict[str, Any] = json.load(file)["process"]
+    environment = dict(entry.partition("=")[::2] for entry in (*own["env"], *asked.Env))
+    process = spec.Process(
+        args=tuple(asked.Args),
+        env=tuple(f"{name}={value}" for name, value in environment.items()),
+        cwd=asked.Cwd or own["cwd"],
+        **_user(request.string_user, own["user"]),
+    )
+    document = spec.compose_process(asked, process)
+    if not spec.describes_all(asked):
+        document |= {name: own[name] for name in ("capabilities", "noNewPrivileges", "rlimits")}
+        if process.uid:
+            document["capabilities"] |= {"effective": [], "permitted": []}
+    return document
+
+
+def _user(asked: Message, own: dict[str, Any]) -> dict[str, Any]:
+    """Numbers; without any, the container's own user."""
+    if not asked.uid.isdecimal():
+        return {"uid": own["uid"], "gid": own["gid"], "additional_gids": own.get("additionalGids", [])}
+    same = int(asked.uid) == own["uid"]
+    gid = int(asked.gid) if asked.gid.isdecimal() else (own["gid"] if same else 0)
+    groups = [int(number) for number in asked.additionalGids if number.isdecimal()]
+    return {"uid": int(asked.uid), "gid": gid, "additional_gids": groups}

@@ -30,6 +30,7 @@ class Reaper:
         self._changed = threading.Condition()
         self._started = 0
         self._ended: dict[int, int] = {}
+        self._claimed: set[int] = set()
 
     def start(self) -> None:
         """Begin collecting."""
@@ -49,19 +50,27 @@ class Reaper:
             # A status already filed under this number is of an earlier process that had it.
             self._ended.pop(pid, None)
             self._started += 1
+            self._claimed.add(pid)
             self._changed.notify_all()
             return pid
+
+    def claim(self, pid: int) -> None:
+        """Somebody will ask for the status of ``pid``: keep it until then."""
+        with self._changed:
+            self._claimed.add(pid)
 
     def forget_unclaimed(self) -> None:
         """Drop statuses nobody asked for, before a container whose process number is not known yet."""
         with self._changed:
-            self._ended.clear()
+            for pid in self._ended.keys() - self._claimed:
+                del self._ended[pid]
 
     def wait(self, pid: int, timeout: float | None = None) -> int:
         """The status of ``pid``, once. Raises :class:`DeadlineError` after ``timeout`` seconds."""
         with self._changed:
             if not self._changed.wait_for(lambda: pid in self._ended, timeout):
                 raise DeadlineError(f"process {pid} did not end in {timeout} s", code="agent.wait")
+            self._claimed.discard(pid)
             return self._ended.pop(pid)
 
     def _run(self) -> None:
@@ -78,6 +87,7 @@ class Reaper:
             code = os.waitstatus_to_exitcode(status)
             with self._changed:
                 self._ended[pid] = code if code >= 0 else SIGNALLED - code
-                if len(self._ended) > MAX_UNCLAIMED:
-                    del self._ended[next(iter(self._ended))]
+                unclaimed = [known for known in self._ended if known not in self._claimed]
+                if len(unclaimed) > MAX_UNCLAIMED:
+                    del self._ended[unclaimed[0]]
                 self._changed.notify_all()

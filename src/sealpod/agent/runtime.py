@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Final
+from typing import Any, Final
 
 from sealpod.agent.reaper import Reaper
 from sealpod.errors import DeadlineError, NotFoundError, OperationError, SealpodError
@@ -34,16 +34,41 @@ class Runtime:
         self._binary = binary
         self._state = state
 
-    def create(self, container_id: str, bundle: str, standard: tuple[int, int, int]) -> int:
-        """Create a container from ``bundle``; the number of its first process, which waits to be started."""
+    def create(
+        self, container_id: str, bundle: str, standard: tuple[int, int, int] | None, console: str = ""
+    ) -> int:
+        """Create a container from ``bundle``; the number of its first process, which waits to be started.
+
+        ``console`` is the path of the socket that takes its terminal, if it has one.
+        """
         pid_file = os.path.join(bundle, "pid")
-        self._run(
-            ["create", "--bundle", bundle, "--pid-file", pid_file, container_id],
-            os.path.join(bundle, "create.log"),
-            standard,
-        )
-        with open(pid_file, encoding="ascii") as file:
-            return int(file.read(16))
+        command = ["create", "--bundle", bundle, "--pid-file", pid_file, *_console(console), container_id]
+        self._run(command, os.path.join(bundle, "create.log"), standard)
+        return _number(pid_file)
+
+    def execute(
+        self, container_id: str, place: str, standard: tuple[int, int, int] | None, console: str = ""
+    ) -> int:
+        """Run the process described in ``<place>.json`` in a container; its number."""
+        files = ["--process", f"{place}.json", "--pid-file", f"{place}.pid"]
+        command = ["exec", "--detach", *files, *_console(console), container_id]
+        self._run(command, f"{place}.log", standard)
+        return _number(f"{place}.pid")
+
+    def pause(self, container_id: str, bundle: str) -> None:
+        """Freeze every process of the container."""
+        self._run(["pause", container_id], os.path.join(bundle, "pause.log"))
+
+    def resume(self, container_id: str, bundle: str) -> None:
+        """Let the container's processes go on."""
+        self._run(["resume", container_id], os.path.join(bundle, "pause.log"))
+
+    def update(self, container_id: str, bundle: str, resources: dict[str, Any]) -> None:
+        """Change the container's limits (OCI ``resources``)."""
+        path = os.path.join(bundle, "resources.json")
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(resources, file)
+        self._run(["update", "--resources", path, container_id], os.path.join(bundle, "update.log"))
 
     def start(self, container_id: str, bundle: str) -> None:
         """Let the container's first process go."""
@@ -76,6 +101,15 @@ class Runtime:
             raise failure(command[0], read_log(log) or f"crun ended with status {status}")
 
 
+def _console(path: str) -> list[str]:
+    return ["--console-socket", path] if path else []
+
+
+def _number(path: str) -> int:
+    with open(path, encoding="ascii") as file:
+        return int(file.read(16))
+
+
 def read_log(path: str) -> str:
     """The last error message in crun's JSON log, or nothing."""
     try:
@@ -96,7 +130,7 @@ def read_log(path: str) -> str:
 
 def failure(step: str, message: str) -> SealpodError:
     """The error for a failed crun command; a missing program has its own code."""
-    if step == "create" and "executable file" in message:
+    if step in ("create", "exec") and "executable file" in message:
         return NotFoundError(
             message, code="container.command-not-found", remedy="name a program that the image has"
         )

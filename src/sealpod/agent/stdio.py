@@ -8,14 +8,17 @@ blocks; that is the whole back-pressure. A read waits for output; the end of a s
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import threading
 from typing import Final
 
-from sealpod.errors import ConflictError, UsageError
+from sealpod.errors import ConflictError, UnavailableError, UsageError
 
 MAX_READ: Final = 1 << 20
 """Bytes of one answer; below the 4 MiB of a ttrpc message."""
+PIPE_SIZE: Final = 1 << 20
 STDIN, STDOUT, STDERR = 0, 1, 2
 
 
@@ -28,6 +31,10 @@ class Stdio:
         self._outputs[STDOUT], stdout = os.pipe()
         self._outputs[STDERR], stderr = os.pipe()
         self.child = (stdin, stdout, stderr)
+        for descriptor in (self._stdin, *self._outputs.values()):
+            # A bigger pipe makes fewer, larger messages. The kernel may refuse; then it stays as it is.
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
         self._locks = (threading.Lock(), threading.Lock(), threading.Lock())
 
     def close_child(self) -> None:
@@ -64,6 +71,10 @@ class Stdio:
             if self._stdin >= 0:
                 os.close(self._stdin)
                 self._stdin = -1
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Pipes have no size. Raises :class:`UnavailableError` (``container.terminal``)."""
+        raise UnavailableError("no tty", code="container.terminal")
 
     def close(self) -> None:
         """Close everything; the container must have ended, so that no reader is waiting."""
