@@ -1,10 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One file, directory or symbolic link of the host copied into the guest by the agent's CopyFile."""
+"""Files, directories and symbolic links of the host copied into the guest by the agent's CopyFile.
+
+A volume of kubelet's is a directory whose link ``..data`` leads to the current version; a new version is
+there whole before the link is switched, here as there. What has left the original cannot be removed from the
+guest, but an old version's files are emptied, so that a withdrawn secret does not stay.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
 import stat
+from collections.abc import Iterator
 from typing import Final
 
 from sealpod.errors import UsageError
@@ -12,15 +20,61 @@ from sealpod.sandbox.agent import AgentClient
 from sealpod.wire.pb import agent_pb2
 
 CHUNK: Final = 1 << 20  # bytes of one request
-MAX_FILE: Final = 16 << 20
+MAX_BYTES: Final = 16 << 20  # of one volume
+MAX_FILES: Final = 2000
 DIRECTORY_MODE: Final = 0o755
+ATTEMPTS: Final = 5
+"""How often a directory that changes under the copy is begun anew."""
+_FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class Tree:
+    """A directory of the host (``source``) and its copy in the guest (``target``)."""
+
+    def __init__(self, agent: AgentClient, source: str, target: str) -> None:
+        self._agent = agent
+        self._source = source
+        self._target = target
+        self._files: dict[str, os.stat_result] = {}
+        self._copying = asyncio.Lock()
+
+    async def copy(self) -> None:
+        """Make the copy like the original. OSError when that cannot be read, UsageError if it is too much."""
+        async with self._copying:
+            for attempt in range(ATTEMPTS):
+                try:
+                    await self._copy()
+                except FileNotFoundError:
+                    if attempt == ATTEMPTS - 1 or not os.path.isdir(self._source):
+                        raise
+                else:
+                    return
+
+    async def _copy(self) -> None:
+        links: list[tuple[str, str]] = []
+        files: dict[str, os.stat_result] = {}
+        await copy_node(self._agent, self._source, self._target)
+        for path, status in _walk(self._source):
+            target = self._target + path.removeprefix(self._source)
+            if stat.S_ISLNK(status.st_mode):
+                links.append((path, target))
+            else:
+                await copy_node(self._agent, path, target)
+            if stat.S_ISREG(status.st_mode):
+                files[target] = status
+        # Deeper links lead into directories, the upper ones to those: upper ones are switched last.
+        for path, target in sorted(links, key=lambda link: -link[0].count("/")):
+            await copy_node(self._agent, path, target)
+        for target in self._files.keys() - files.keys():
+            await self._agent.call("CopyFile", _request(target, self._files[target]))
+        self._files = files
 
 
 async def copy_node(agent: AgentClient, source: str, target: str) -> None:
     """Copy ``source`` itself, a link as a link. Devices, sockets and FIFOs are left out."""
     status = os.lstat(source)
     if stat.S_ISREG(status.st_mode):
-        await copy_file(agent, source, target)
+        await copy_file(agent, source, target, follow=False)
     elif stat.S_ISDIR(status.st_mode):
         await agent.call("CopyFile", _request(target, status))
     elif stat.S_ISLNK(status.st_mode):
@@ -28,20 +82,49 @@ async def copy_node(agent: AgentClient, source: str, target: str) -> None:
         await agent.call("CopyFile", _request(target, status, size=len(data), data=data))
 
 
-async def copy_file(agent: AgentClient, source: str, target: str) -> None:
-    """Copy a regular file, or the one a link leads to."""
-    with open(source, "rb") as file:
-        status = os.fstat(file.fileno())
-        if status.st_size > MAX_FILE:
-            raise UsageError(
-                f"{source} is larger than {MAX_FILE >> 20} MiB",
-                code="shim.volume",
-                remedy="a guest gets copies of small files only; put the data into the image",
-            )
-        data = file.read(MAX_FILE + 1)  # what it holds now counts, even if it grew since
-    for offset in range(0, max(1, len(data)), CHUNK):
-        part = data[offset : offset + CHUNK]
-        await agent.call("CopyFile", _request(target, status, size=len(data), offset=offset, data=part))
+async def copy_file(agent: AgentClient, source: str, target: str, *, follow: bool = True) -> None:
+    """Copy a regular file, or the one a link leads to. FileNotFoundError when it changes meanwhile."""
+    descriptor = os.open(source, _FLAGS if follow else _FLAGS | os.O_NOFOLLOW)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise _changed(source)
+        size = status.st_size
+        if size > MAX_BYTES:
+            raise _too_much(source)
+        for offset in range(0, max(1, size), CHUNK):
+            part = os.pread(descriptor, min(CHUNK, size - offset), offset)
+            if len(part) != min(CHUNK, size - offset):
+                raise _changed(source)
+            await agent.call("CopyFile", _request(target, status, size=size, offset=offset, data=part))
+    finally:
+        os.close(descriptor)
+
+
+def _walk(root: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Everything below ``root``, directories before what is in them. UsageError when it is too much."""
+    total = count = 0
+    for directory, names, files in os.walk(root):
+        for name in sorted((*names, *files)):
+            path = os.path.join(directory, name)
+            status = os.lstat(path)
+            count += 1
+            total += status.st_size if stat.S_ISREG(status.st_mode) else 0
+            if count > MAX_FILES or total > MAX_BYTES:
+                raise _too_much(root)
+            yield path, status
+
+
+def _changed(path: str) -> FileNotFoundError:
+    return FileNotFoundError(errno.ENOENT, "it changed while it was read", path)
+
+
+def _too_much(path: str) -> UsageError:
+    return UsageError(
+        f"{path} holds more than {MAX_FILES} files or {MAX_BYTES >> 20} MiB",
+        code="shim.volume",
+        remedy="a guest gets copies of small volumes only; put the data into the image",
+    )
 
 
 def _request(

@@ -19,14 +19,13 @@ the image or behind the key broker.
 from __future__ import annotations
 
 import os
-import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from secrets import token_hex
 from typing import Any, Final
 
 from sealpod.errors import OperationError, UsageError
 from sealpod.sandbox.agent import AgentClient
-from sealpod.shim.copying import copy_file, copy_node
+from sealpod.shim.copying import Tree, copy_file
 from sealpod.shim.watch import Watch
 from sealpod.wire.pb import agent_pb2, oci_pb2
 
@@ -35,8 +34,6 @@ EPHEMERAL: Final = "/run/kata-containers/sandbox/ephemeral"
 SHM: Final = "/run/kata-containers/sandbox/shm"
 EMPTY_DIR: Final = "kubernetes.io~empty-dir"
 MOUNTINFO: Final = "/proc/self/mountinfo"
-MAX_BYTES: Final = 16 << 20  # of one volume
-MAX_FILES: Final = 2000
 _OWN: Final = ("/proc", "/sys", "/dev")
 _KEPT_OPTIONS: Final = ("ro", "rw", "nosuid", "nodev", "noexec", "bind", "rbind")
 
@@ -95,7 +92,11 @@ class Volumes:
             if _is_tmpfs(source):
                 place = f"{EPHEMERAL}/{volume}"
                 storages[place] = agent_pb2.Storage(
-                    driver="ephemeral", source="tmpfs", fstype="tmpfs", mount_point=place
+                    driver="ephemeral",
+                    source="tmpfs",
+                    fstype="tmpfs",
+                    options=["mode=0777"],
+                    mount_point=place,
                 )
             else:
                 place = f"{SHARED}/{self._pod}/rootfs/local/{volume}"
@@ -110,12 +111,10 @@ class Volumes:
     async def _copy(self, container_id: str, source: str, place: str) -> None:
         try:
             if os.path.isdir(source):
-                await self._copy_tree(source, place)
-
-                async def refresh() -> None:
-                    await self._copy_tree(source, place)
-
-                self._watches.setdefault(container_id, []).append(Watch(source, refresh))
+                tree = Tree(self._agent, source, place)
+                # Watched first: a change while it is copied is seen.
+                self._watches.setdefault(container_id, []).append(Watch(source, tree.copy))
+                await tree.copy()
             elif os.path.isfile(source):
                 await copy_file(self._agent, source, place)
             else:
@@ -124,38 +123,6 @@ class Volumes:
         except OSError as exc:
             text = f"{source} cannot be copied into the guest: {exc.strerror}"
             raise OperationError(text, code="shim.volume") from exc
-
-    async def _copy_tree(self, source: str, place: str) -> None:
-        """Links last: kubelet's ``..data`` must point to what is there already."""
-        await copy_node(self._agent, source, place)
-        links = []
-        for path in _tree(source):
-            target = place + path.removeprefix(source)
-            if os.path.islink(path):
-                links.append((path, target))
-            else:
-                await copy_node(self._agent, path, target)
-        # Deeper links point into directories, the upper ones into those: upper ones are switched last.
-        for path, target in sorted(links, key=lambda link: -link[0].count("/")):
-            await copy_node(self._agent, path, target)
-
-
-def _tree(root: str) -> Iterator[str]:
-    """Everything below ``root``, directories before what is in them. UsageError when it is too much."""
-    total = count = 0
-    for directory, names, files in os.walk(root):
-        for name in sorted((*names, *files)):
-            path = os.path.join(directory, name)
-            status = os.lstat(path)
-            count += 1
-            total += status.st_size if stat.S_ISREG(status.st_mode) else 0
-            if count > MAX_FILES or total > MAX_BYTES:
-                raise UsageError(
-                    f"{root} holds more than {MAX_FILES} files or {MAX_BYTES >> 20} MiB",
-                    code="shim.volume",
-                    remedy="a guest gets copies of small volumes only; put the data into the image",
-                )
-            yield path
 
 
 def _is_tmpfs(path: str) -> bool:
