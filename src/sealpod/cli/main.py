@@ -24,6 +24,7 @@ COMMANDS: Final[tuple[tuple[str, str, str], ...]] = (
     ("measure", "sealpod.cli.measure", "Calculate the launch digest of a guest"),
     ("guest", "sealpod.cli.guest", "Build the guest kernel and initrd"),
     ("sev", "sealpod.cli.sev", "Export the platform's certificates"),
+    ("sandbox", "sealpod.cli.sandbox", "Show the pods of this machine"),
     ("config", "sealpod.cli.config", "Check a Kata configuration file"),
     ("demo", "sealpod.cli.demo", "Show the whole flow on this machine in five scenarios"),
 )
