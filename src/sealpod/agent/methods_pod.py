@@ -7,8 +7,10 @@ import time
 from collections.abc import Callable
 
 from sealpod.agent import network
+from sealpod.agent.merge import IMAGE_GUEST_PULL
 from sealpod.agent.parameters import VERSION
-from sealpod.agent.sandbox import IMAGE_GUEST_PULL, Sandbox
+from sealpod.agent.sandbox import Sandbox
+from sealpod.agent.storage import DRIVERS
 from sealpod.errors import UsageError
 from sealpod.wire.agentapi import MESSAGES
 from sealpod.wire.message import Message
@@ -25,6 +27,7 @@ class PodMethods:
         return {
             "CreateSandbox": self._create_sandbox,
             "DestroySandbox": self._destroy_sandbox,
+            "CopyFile": self._copy_file,
             "CreateContainer": self._create_container,
             "UpdateInterface": _update_interface,
             "UpdateRoutes": _update_routes,
@@ -33,15 +36,15 @@ class PodMethods:
         }
 
     def _create_sandbox(self, request: Message) -> None:
-        if request.storages or request.kernel_modules or request.guest_hook_path or request.sandbox_pidns:
-            raise UsageError(
-                "this guest's pod has no shared storages, modules, hooks or pid namespace",
-                code="sandbox.unsupported",
-            )
-        self._sandbox.configure(request.hostname, list(request.dns))
+        if request.guest_hook_path:
+            raise UsageError("this guest's pod has no hooks", code="sandbox.unsupported")
+        self._sandbox.configure(request)
 
     def _destroy_sandbox(self, request: Message) -> None:
-        """Nothing to take apart: what follows the answer is the end of the machine."""
+        self._sandbox.destroy()
+
+    def _copy_file(self, request: Message) -> None:
+        self._sandbox.copied.copy(request)
 
     def _create_container(self, request: Message) -> None:
         self._sandbox.create(request)
@@ -64,7 +67,7 @@ def _get_guest_details(_: Message) -> Message:
         "AgentDetails",
         version=VERSION,
         init_daemon=True,
-        storage_handlers=[IMAGE_GUEST_PULL],
+        storage_handlers=[IMAGE_GUEST_PULL, *DRIVERS],
         supports_seccomp=True,
     )
     return MESSAGES.new("GuestDetailsResponse", agent_details=details)

@@ -8,6 +8,7 @@ options.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -16,6 +17,7 @@ from sealpod.errors import OperationError
 
 MAX_OPTIONS: Final = 4095
 """Bytes of options mount(2) takes: a page with its final zero."""
+_ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 
 def mount_overlay(layers: Sequence[str], directory: str, rootfs: str) -> None:
@@ -44,9 +46,26 @@ def mount_overlay(layers: Sequence[str], directory: str, rootfs: str) -> None:
 
 
 def remove(directory: str, rootfs: str) -> None:
-    """Undo :func:`mount_overlay`, also after it failed half way, and delete ``directory``."""
+    """Undo :func:`mount_overlay`, also after it failed half way, and delete ``directory``.
+
+    Everything mounted below is unmounted first: deleting through a mount would empty a volume that others
+    use. What cannot be unmounted keeps its directory.
+    """
     import shutil  # here, since it imports every compressor and few guests remove a container
 
     if os.path.ismount(rootfs):
         syscalls.unmount(rootfs, syscalls.MNT_DETACH)
+    for place in reversed(mounted_below(directory)):
+        syscalls.unmount(place, syscalls.MNT_DETACH)
     shutil.rmtree(directory, ignore_errors=True)
+
+
+def mounted_below(directory: str, table: str = "/proc/self/mountinfo") -> list[str]:
+    """Mount points below ``directory`` in the order they were mounted (proc(5): the fifth field, escaped)."""
+    found = []
+    with open(table, "rb") as file:
+        for line in file:
+            place = os.fsdecode(_ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), line.split(b" ")[4]))
+            if place.startswith(f"{directory}/"):
+                found.append(place)
+    return found

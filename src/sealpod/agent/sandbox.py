@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pod inside the guest: its name and files, and its containers by id.
+"""The pod inside the guest: its name and files, its volumes and namespaces, and its containers by id.
 
 What lies below ``root`` (``/run/kata-containers``)::
 
-    sandbox/{resolv.conf,hosts}    shown in every container
-    image/<n>/<layer>              unpacked images
-    <container>/config.json        OCI bundle; also upper, work and rootfs of its overlay
+    sandbox/{resolv.conf,hosts,hostname}   shown in every container unless the request brings its own
+    sandbox/{shm,ephemeral/...}            volumes in memory
+    shared/containers/...                  files the host copied; plain volumes
+    image/<n>/<layer>                      unpacked images
+    <container>/config.json                OCI bundle; also upper, work and rootfs of its overlay, and volumes
 
 Nothing half-made stays: a container whose creation fails is taken apart again.
 """
@@ -16,28 +18,34 @@ import contextlib
 import json
 import os
 import re
+import signal
 import socket
 import threading
 from typing import Final
 
-from sealpod.agent import network, rootfs, spec
-from sealpod.agent.container import Container
+from sealpod.agent import merge, mounts, network, rootfs, spec, sysctls
+from sealpod.agent.container import Container, opened
+from sealpod.agent.copyfile import Files
+from sealpod.agent.holder import NAME as HOLDER
+from sealpod.agent.holder import Holder
 from sealpod.agent.images import Puller
+from sealpod.agent.merge import IMAGE_GUEST_PULL
+from sealpod.agent.namespaces import PID, Namespaces
+from sealpod.agent.oom import Oom
 from sealpod.agent.reaper import Reaper
 from sealpod.agent.runtime import Runtime
-from sealpod.agent.stdio import Stdio
+from sealpod.agent.storage import Volumes
 from sealpod.errors import ConflictError, NotFoundError, OperationError, UsageError
 from sealpod.wire.message import Message
 
 ROOT: Final = "/run/kata-containers"
 """Kata's place, which storages name in their mount points."""
 RESOLV_CONF: Final = "/etc/resolv.conf"
-IMAGE_GUEST_PULL: Final = "image_guest_pull"
-RESERVED: Final = ("sandbox", "image", "shared")
+RESERVED: Final = ("sandbox", "image", "shared", HOLDER)
 MAX_CONTAINERS: Final = 64
 
 _CONTAINER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
-_HOSTNAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,62}")
+_HOSTNAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}")
 
 
 class Sandbox:
@@ -51,33 +59,59 @@ class Sandbox:
         *,
         root: str = ROOT,
         resolv_conf: str = RESOLV_CONF,
+        namespaces: Namespaces | None = None,
     ) -> None:
         self._pull = puller
         self._reaper = reaper
         self._runtime = runtime
         self._root = root
         self._resolv_conf = resolv_conf
+        self._directory = os.path.join(root, "sandbox")
+        shared = os.path.join(root, "shared")
+        self.volumes = Volumes(self._directory, os.path.join(shared, "containers"))
+        self.copied = Files(os.path.join(shared, "containers"), os.path.join(shared, "incoming"))
+        self._namespaces = namespaces or Namespaces()
+        self._holder = Holder(os.path.join(self._directory, "holder"), runtime, reaper, self._namespaces)
+        self.id = ""
+        """The pod's, as the host calls it."""
+        self._configured = False
         self._hostname = "localhost"
         self._files: tuple[tuple[str, str], ...] = ()
         self._lock = threading.Lock()
-        self._creating = threading.Lock()
+        self.creating = threading.Lock()
+        """Held while a process is made: a status nobody asked for might be that of the one to appear."""
+        self.oom = Oom()
         self._containers: dict[str, Container | None] = {}
 
-    def configure(self, hostname: str, dns: list[str]) -> None:
-        """Set the pod's host name and name servers, for the guest itself and for containers."""
+    def configure(self, request: Message) -> None:
+        """Make the pod (``CreateSandboxRequest``), once: name, name servers, namespaces, volumes."""
+        with self._lock:
+            if self._configured:
+                raise ConflictError("this guest has a pod already", code="sandbox.exists")
+            self._configured = True
+        hostname = request.hostname
         if hostname:
             if _HOSTNAME.fullmatch(hostname) is None:
-                raise UsageError(f"{hostname!r} is no host name", code="sandbox.hostname")
+                raise UsageError(f"{hostname[:80]!r} is no host name", code="sandbox.hostname")
             socket.sethostname(hostname)
             self._hostname = hostname
-        directory = os.path.join(self._root, "sandbox")
-        os.makedirs(directory, mode=0o755, exist_ok=True)
-        hosts = os.path.join(directory, "hosts")
-        _write(hosts, f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {self._hostname}\n")
-        resolv = os.path.join(directory, "resolv.conf")
-        _write(resolv, network.resolv_conf(dns))
-        _write(self._resolv_conf, network.resolv_conf(dns))
-        self._files = ((resolv, "/etc/resolv.conf"), (hosts, "/etc/hosts"))
+        self.id = request.sandbox_id
+        self._namespaces.make(hostname)
+        self._write_files(network.resolv_conf(list(request.dns)))
+        for storage in request.storages:
+            self.volumes.make(storage)
+
+    def _write_files(self, resolv: str) -> None:
+        os.makedirs(self._directory, mode=0o755, exist_ok=True)
+        _write(self._resolv_conf, resolv)
+        contents = {
+            "resolv.conf": resolv,
+            "hosts": f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {self._hostname}\n",
+            "hostname": f"{self._hostname}\n",
+        }
+        for name, text in contents.items():
+            _write(os.path.join(self._directory, name), text)
+        self._files = tuple((os.path.join(self._directory, name), f"/etc/{name}") for name in contents)
 
     def create(self, request: Message) -> None:
         """Pull the image and create the container (``CreateContainerRequest``)."""
@@ -92,6 +126,7 @@ class Sandbox:
         with self._lock:
             self._containers[container_id] = container
         container.watch(self._reaper)
+        self.oom.watch(container_id, f"{spec.CGROUP_PARENT}/{container_id}")
 
     def get(self, container_id: str) -> Container:
         """A created container. Raises :class:`NotFoundError` (``container.unknown``)."""
@@ -101,11 +136,27 @@ class Sandbox:
             raise NotFoundError(f"no container {container_id!r}", code="container.unknown")
         return container
 
+    def containers(self) -> list[Container]:
+        """All created containers."""
+        with self._lock:
+            return [container for container in self._containers.values() if container is not None]
+
+    def count(self) -> int:
+        """How many containers there are."""
+        return len(self.containers())
+
     def remove(self, container_id: str, timeout: float | None) -> None:
         """End and forget a container."""
         self.get(container_id).remove(timeout)
         with self._lock:
             self._containers.pop(container_id, None)
+
+    def destroy(self) -> None:
+        """End everything that runs. What follows is the end of the machine, so nothing is waited for."""
+        for container in self.containers():
+            container.init.kill(signal.SIGKILL)
+        self._holder.kill()
+        self.volumes.clear()
 
     def _reserve(self, container_id: str) -> None:
         """Claim the id, so that two requests cannot build in one directory."""
@@ -121,94 +172,55 @@ class Sandbox:
     def _create(self, container_id: str, request: Message) -> Container:
         directory = os.path.join(self._root, container_id)
         rootfs_path = os.path.join(directory, "rootfs")
-        reference = _image(request, rootfs_path)
+        reference = merge.image(request, rootfs_path)
+        spec.refuse(request.OCI)
+        sysctls.check(request.OCI.Linux.Sysctl)
+        for storage in request.storages:
+            if storage.driver != IMAGE_GUEST_PULL:
+                self.volumes.make(storage)
         image = self._pull(reference)
         try:
             os.makedirs(directory, mode=0o700)
             rootfs.mount_overlay(image.layers, directory, rootfs_path)
-            process = _process(request, image.config, rootfs_path)
-            bundle = spec.Bundle(container_id, rootfs_path, self._hostname, self._files)
-            document = spec.compose(request.OCI, process, bundle)
+            process = merge.process(request, image.config, rootfs_path)
+            document = spec.compose(request.OCI, process, self._bundle(container_id, request, directory))
             _write(os.path.join(directory, "config.json"), json.dumps(document))
-            return self._launch(container_id, directory, rootfs_path)
+            sysctls.apply(request.OCI.Linux.Sysctl, self._namespaces)
+            return self._launch(container_id, directory, rootfs_path, request.OCI.Process.Terminal)
         except BaseException:
             rootfs.remove(directory, rootfs_path)
             raise
 
-    def _launch(self, container_id: str, directory: str, rootfs_path: str) -> Container:
-        stdio = Stdio()
+    def _bundle(self, container_id: str, request: Message, directory: str) -> spec.Bundle:
+        shm = os.path.join(self._directory, "shm")
+        asked = mounts.volumes(request.OCI, shm)
+        shared = {kind: path for kind, path in self._namespaces.paths.items() if kind != PID}
+        if request.sandbox_pidns:
+            shared[PID] = self._holder.path(self.creating)
+        return spec.Bundle(
+            container_id,
+            os.path.join(directory, "rootfs"),
+            self._hostname,
+            self._files,
+            mounts.stage(asked, directory, self.volumes.roots),
+            shared,
+            shm if self.volumes.has(shm) else "",
+        )
+
+    def _launch(self, container_id: str, directory: str, rootfs_path: str, terminal: bool) -> Container:
         try:
-            # One at a time: a status nobody asked for might be that of the container about to appear.
-            with self._creating:
+            with opened(os.path.join(directory, "init"), terminal) as streams, self.creating:
                 self._reaper.forget_unclaimed()
-                pid = self._runtime.create(container_id, directory, stdio.child)
+                pid = self._runtime.create(container_id, directory, streams.child, streams.console)
+                self._reaper.claim(pid)
+                stdio = streams.take()
             return Container(container_id, directory, rootfs_path, stdio, pid, self._runtime)
         except BaseException as exc:
-            stdio.close()
             with contextlib.suppress(Exception):
                 self._runtime.delete(container_id, directory)
             if isinstance(exc, OSError):
                 raise OperationError(f"cannot create the container: {exc.strerror}") from exc
             raise
-        finally:
-            stdio.close_child()
-
-
-def _image(request: Message, rootfs_path: str) -> str:
-    """The image reference in the request's storages."""
-    references = []
-    for storage in request.storages:
-        if storage.driver != IMAGE_GUEST_PULL:
-            raise UsageError(f"storage driver {storage.driver!r} is not supported", code="container.storage")
-        if storage.mount_point != rootfs_path:
-            text = f"an image's root file system belongs at {rootfs_path}, not {storage.mount_point!r}"
-            raise UsageError(text, code="container.storage")
-        references.append(storage.source)
-    if len(references) != 1:
-        raise UsageError(
-            f"a container needs one image, the request names {len(references)}",
-            code="container.storage",
-            remedy=f"add one storage with the driver {IMAGE_GUEST_PULL}",
-        )
-    return str(references[0])
-
-
-def _process(request: Message, config: object, rootfs_path: str) -> spec.Process:
-    """The request's process over the image's configuration.
-
-    Arguments replace the image's command whole, as in Kata, where the caller has already merged them.
-    """
-    from sealpod.image.runtime import resolve_process
-    from sealpod.oci.config import ImageConfig
-
-    if not isinstance(config, ImageConfig):
-        raise TypeError(f"a puller returned a configuration of type {type(config).__name__}")
-    asked = request.OCI.Process
-    resolved = resolve_process(
-        config,
-        rootfs_path,
-        command=tuple(asked.Args),
-        env=tuple(asked.Env),
-        cwd=asked.Cwd if asked.Cwd != "/" else "",
-        user=_user(request),
-    )
-    who = resolved.user
-    gids = (*who.additional_gids, *asked.User.AdditionalGids)
-    return spec.Process(resolved.args, resolved.env, resolved.cwd, who.uid, who.gid, gids)
-
-
-def _user(request: Message) -> str:
-    """The user asked for, as ``user[:group]``; empty means the image's.
-
-    Zero in ``OCI.Process.User`` is also what an unset field reads as: asking for root takes ``string_user``.
-    """
-    named = request.string_user
-    if named.uid:
-        return f"{named.uid}:{named.gid}" if named.gid else str(named.uid)
-    numbers = request.OCI.Process.User
-    if numbers.UID or numbers.GID:
-        return f"{numbers.UID}:{numbers.GID}"
-    return str(numbers.Username)
 
 
 def _write(path: str, text: str) -> None:

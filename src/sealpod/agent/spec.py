@@ -1,24 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """The OCI runtime configuration of one container: secure defaults, plus what the request may change.
 
-The request comes from the untrusted host, so it can narrow or parametrise, but what would reach from the
-container into the guest is refused rather than passed on: mounts other than tmpfs, namespaces by path,
-devices, sysctls, a terminal. Defaults are Docker's: its capabilities, masked and read-only paths.
-Containers have their own pid, mount, ipc, uts and cgroup namespaces and share the VM's network.
+The request comes from the untrusted host. It decides how far a container is kept from the rest of the guest,
+as it does in any pod, and nothing else: what the guest runs, reads and answers was measured. What would
+reach for the guest's own parts is refused rather than left out in silence: mounts from other places than the
+volumes', namespaces by path, the host's devices, sysctls that are not a pod's own.
+
+A request that names capabilities describes its process whole, as containerd does; then its privileges, masked
+and read-only paths count as they stand. One that does not gets Docker's defaults.
+
+Containers have their own pid (unless the pod shares one), mount and cgroup namespaces, share the sandbox's
+ipc and uts namespaces and the VM's network. Device rules are ours: the standard devices and no others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from sealpod.agent import limits, mounts
 from sealpod.errors import UsageError
 from sealpod.wire.message import Message
 
 OCI_VERSION: Final = "1.0.2"
 CGROUP_PARENT: Final = "/sealpod"
 NEW_PRIVILEGES: Final = "io.sealpod.allow-new-privileges"
-"""Annotation that lets set-uid programs gain privileges, ``"true"``; without it they do not."""
+"""Annotation that lets set-uid programs gain privileges, ``"true"``, where the request does not say."""
 
 CAPABILITIES: Final = tuple(
     f"CAP_{name}"
@@ -39,6 +46,13 @@ CAPABILITIES: Final = tuple(
         "AUDIT_WRITE",
     )
 )
+_KNOWN = """CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE
+NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE
+SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE
+AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF
+CHECKPOINT_RESTORE"""
+KNOWN_CAPABILITIES: Final = frozenset(f"CAP_{name}" for name in _KNOWN.split())
+"""linux/capability.h. A host with a newer kernel may name more; the guest has none of those to give."""
 MASKED: Final = (
     "/proc/asound",
     "/proc/acpi",
@@ -55,18 +69,10 @@ MASKED: Final = (
 )
 READ_ONLY: Final = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 NAMESPACES: Final = ("pid", "mount", "ipc", "uts", "cgroup")
-
-_SAFE = ("nosuid", "noexec", "nodev")
-MOUNTS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
-    ("/proc", "proc", _SAFE),
-    ("/dev", "tmpfs", ("nosuid", "strictatime", "mode=755", "size=65536k")),
-    ("/dev/pts", "devpts", ("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5")),
-    ("/dev/shm", "tmpfs", (*_SAFE, "mode=1777", "size=65536k")),  # noqa: S108 (inside the container)
-    ("/dev/mqueue", "mqueue", _SAFE),
-    ("/sys", "sysfs", (*_SAFE, "ro")),
-    ("/sys/fs/cgroup", "cgroup", (*_SAFE, "relatime", "ro")),
+DEVICES: Final = frozenset(
+    f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty", "console", "ptmx")
 )
-_OWN_DESTINATIONS = frozenset(mount[0] for mount in MOUNTS)
+"""Every container has these; naming them changes nothing."""
 
 
 class Process(NamedTuple):
@@ -88,51 +94,73 @@ class Bundle(NamedTuple):
     hostname: str
     files: Sequence[tuple[str, str]] = ()
     """Files of ours to show in the container, read-only: path here, path there."""
+    volumes: Mapping[str, str] = {}
+    """Where the sources of the request's bind mounts have been mounted."""
+    namespaces: Mapping[str, str] = {}
+    """Paths of the namespaces to join, by type."""
+    shm: str = ""
+    """The pod's shared memory, if it has one of its own."""
 
 
 def compose(request: Message, process: Process, bundle: Bundle) -> dict[str, Any]:
     """``config.json`` for ``request`` (a ``grpc.Spec``). Raises :class:`UsageError` (``container.spec``)."""
-    _refuse(request)
+    refuse(request)
+    whole = describes_all(request.Process)
+    linux = request.Linux
     document: dict[str, Any] = {
         "ociVersion": OCI_VERSION,
-        "process": _process(request, process),
+        "process": compose_process(request.Process, process, request.Annotations),
         "root": {"path": bundle.rootfs, "readonly": request.Root.Readonly},
-        "hostname": request.Hostname or bundle.hostname,
-        "mounts": [*_mounts(request), *_files(bundle.files)],
+        "mounts": mounts.compose(request, bundle.volumes, bundle.files, bundle.shm),
         "linux": {
-            "namespaces": [{"type": name} for name in NAMESPACES],
+            "namespaces": [_namespace(name, bundle.namespaces) for name in NAMESPACES],
             "cgroupsPath": f"{CGROUP_PARENT}/{bundle.container_id}",
-            "resources": _resources(request.Linux.Resources),
-            "maskedPaths": _union(MASKED, request.Linux.MaskedPaths),
-            "readonlyPaths": _union(READ_ONLY, request.Linux.ReadonlyPaths),
+            "resources": {
+                "devices": [{"allow": False, "access": "rwm"}],
+                **limits.resources(linux.Resources),
+            },
+            "maskedPaths": list(linux.MaskedPaths) if whole else _union(MASKED, linux.MaskedPaths),
+            "readonlyPaths": list(linux.ReadonlyPaths) if whole else _union(READ_ONLY, linux.ReadonlyPaths),
         },
     }
-    if request.Linux.has("Seccomp"):
-        document["linux"]["seccomp"] = _seccomp(request.Linux.Seccomp)
+    if "uts" not in bundle.namespaces:
+        document["hostname"] = request.Hostname or bundle.hostname  # a shared one has its name already
+    if linux.has("Seccomp") and linux.Seccomp.DefaultAction:
+        document["linux"]["seccomp"] = limits.seccomp(linux.Seccomp)
     return document
 
 
-def _refuse(request: Message) -> None:
+def describes_all(process: Message) -> bool:
+    """Whether a ``grpc.Process`` says all about privileges, or leaves them to our defaults."""
+    return process.has("Capabilities")
+
+
+def refuse(request: Message) -> None:
     """Say no to what this agent does not do; leaving it out silently would run something else."""
     linux = request.Linux
-    reasons = (
-        (request.Process.Terminal, "a terminal"),
+    reasons = [
         (any(namespace.Path for namespace in linux.Namespaces), "namespaces by path"),
-        (linux.Devices, "devices"),
-        (linux.Sysctl, "sysctls"),
+        (any(namespace.Type == "user" for namespace in linux.Namespaces), "user namespaces"),
         (linux.UIDMappings or linux.GIDMappings, "user namespaces"),
-        (linux.has("Resources") and linux.Resources.Devices, "device rules"),
-    )
+        *(
+            (device.Path not in DEVICES, f"the device {device.Path[:100]!r} of the host")
+            for device in linux.Devices
+        ),
+    ]
     for present, what in reasons:
         if present:
-            raise _unsupported(what)
+            raise UsageError(
+                f"this guest's containers cannot have {what}",
+                code="container.spec",
+                remedy="leave it out of the container's specification",
+            )
 
 
-def _process(request: Message, process: Process) -> dict[str, Any]:
-    asked = request.Process
-    capabilities = _capabilities(asked, process.uid)
+def compose_process(asked: Message, process: Process, annotations: Mapping[str, str] = {}) -> dict[str, Any]:
+    """The ``process`` of config.json; also what a further process of a container is given."""
+    allowed = annotations.get(NEW_PRIVILEGES) == "true"
     document: dict[str, Any] = {
-        "terminal": False,
+        "terminal": asked.Terminal,
         "user": {
             "uid": process.uid,
             "gid": process.gid,
@@ -141,92 +169,35 @@ def _process(request: Message, process: Process) -> dict[str, Any]:
         "args": list(process.args),
         "env": list(process.env),
         "cwd": process.cwd,
-        "capabilities": capabilities,
-        "noNewPrivileges": request.Annotations.get(NEW_PRIVILEGES) != "true",
-        "rlimits": [{"type": limit.Type, "hard": limit.Hard, "soft": limit.Soft} for limit in asked.Rlimits],
+        "capabilities": _capabilities(asked, process.uid),
+        "noNewPrivileges": asked.NoNewPrivileges or not (describes_all(asked) or allowed),
+        "rlimits": limits.rlimits(asked),
     }
     if asked.OOMScoreAdj:
         document["oomScoreAdj"] = asked.OOMScoreAdj
+    if asked.Terminal and asked.ConsoleSize.Height and asked.ConsoleSize.Width:
+        size = asked.ConsoleSize
+        document["consoleSize"] = {"height": size.Height, "width": size.Width}
     return document
 
 
 def _capabilities(asked: Message, uid: int) -> dict[str, list[str]]:
-    """Docker's sets; only root starts with them in force. A request can only take away."""
+    """What was asked for, as far as Linux knows it; else Docker's, in force at the start for root only."""
+    if describes_all(asked):
+        names = ("Bounding", "Effective", "Inheritable", "Permitted", "Ambient")
+        return {name.lower(): _known(getattr(asked.Capabilities, name)) for name in names}
     bounding = list(CAPABILITIES)
-    if asked.has("Capabilities"):
-        bounding = [name for name in bounding if name in asked.Capabilities.Bounding]
     effective = bounding if uid == 0 else []
     return {"bounding": bounding, "effective": effective, "permitted": effective}
 
 
-def _mounts(request: Message) -> list[dict[str, Any]]:
-    mounts = [_mount(kind, destination, kind, options) for destination, kind, options in MOUNTS]
-    for asked in request.Mounts:
-        if asked.destination in _OWN_DESTINATIONS:
-            continue  # ours is stricter
-        if asked.type != "tmpfs":
-            raise _unsupported(f"a mount of type {asked.type or 'bind'} on {asked.destination}")
-        mounts.append(_mount("tmpfs", asked.destination, "tmpfs", asked.options))
-    return mounts
+def _known(names: Sequence[str]) -> list[str]:
+    return [name for name in names if name in KNOWN_CAPABILITIES]
 
 
-def _files(files: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-    return [_mount(here, there, "bind", ("bind", "ro", "nosuid", "nodev")) for here, there in files]
-
-
-def _mount(source: str, destination: str, kind: str, options: Sequence[str]) -> dict[str, Any]:
-    return {"destination": destination, "type": kind, "source": source, "options": list(options)}
-
-
-def _resources(asked: Message) -> dict[str, Any]:
-    """Limits that were given; zero means none, as everywhere in this API."""
-    sections = {
-        "memory": (
-            (asked.Memory, "limit", "Limit"),
-            (asked.Memory, "reservation", "Reservation"),
-            (asked.Memory, "swap", "Swap"),
-        ),
-        "cpu": (
-            (asked.CPU, "shares", "Shares"),
-            (asked.CPU, "quota", "Quota"),
-            (asked.CPU, "period", "Period"),
-            (asked.CPU, "cpus", "Cpus"),
-        ),
-        "pids": ((asked.Pids, "limit", "Limit"),),
-    }
-    resources: dict[str, Any] = {"devices": [{"allow": False, "access": "rwm"}]}
-    for section, members in sections.items():
-        given = {name: getattr(part, field) for part, name, field in members if getattr(part, field)}
-        if given:
-            resources[section] = given
-    return resources
-
-
-def _seccomp(asked: Message) -> dict[str, Any]:
-    document: dict[str, Any] = {"defaultAction": asked.DefaultAction, "syscalls": []}
-    if asked.Architectures:
-        document["architectures"] = list(asked.Architectures)
-    if asked.Flags:
-        document["flags"] = list(asked.Flags)
-    for rule in asked.Syscalls:
-        entry: dict[str, Any] = {"names": list(rule.Names), "action": rule.Action}
-        if rule.has("errnoret"):
-            entry["errnoRet"] = rule.errnoret
-        entry["args"] = [
-            {"index": arg.Index, "value": arg.Value, "valueTwo": arg.ValueTwo, "op": arg.Op}
-            for arg in rule.Args
-        ]
-        document["syscalls"].append(entry)
-    return document
+def _namespace(name: str, shared: Mapping[str, str]) -> dict[str, str]:
+    return {"type": name, "path": shared[name]} if name in shared else {"type": name}
 
 
 def _union(defaults: Sequence[str], asked: Sequence[str]) -> list[str]:
     return list(dict.fromkeys((*defaults, *asked)))
-
-
-def _unsupported(what: str) -> UsageError:
-    return UsageError(
-        f"this guest's containers cannot have {what}",
-        code="container.spec",
-        remedy="leave it out of the container's specification",
-    )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""System calls the standard library of Python 3.11 does not have: mount, umount, reboot, prctl.
+"""System calls the standard library of Python 3.11 does not have: mount, namespaces, openat2, modules.
 
 ``ctypes`` is imported at the first call, since importing it is a noticeable part of the agent's start.
 All raise :class:`OSError` with the call's errno.
@@ -20,6 +20,7 @@ MS_NODEV: Final = 0x4
 MS_NOEXEC: Final = 0x8
 MS_REMOUNT: Final = 0x20
 MS_BIND: Final = 0x1000
+MS_PRIVATE: Final = 0x40000
 MNT_DETACH: Final = 2
 
 # reboot(2) commands, linux/reboot.h
@@ -28,18 +29,31 @@ RESTART: Final = 0x01234567
 
 PR_SET_CHILD_SUBREAPER: Final = 36
 
+# unshare(2) and setns(2), linux/sched.h
+CLONE_NEWUTS: Final = 0x04000000
+CLONE_NEWIPC: Final = 0x08000000
+
+# openat2(2), linux/openat2.h and asm/unistd_64.h
+OPENAT2: Final = 437
+RESOLVE_NO_MAGICLINKS: Final = 0x02
+RESOLVE_NO_SYMLINKS: Final = 0x04
+RESOLVE_BENEATH: Final = 0x08
+FINIT_MODULE: Final = 313
+
 _libc: ctypes.CDLL | None = None
 
 
-def _call(name: str, *arguments: object) -> None:
+def _call(name: str, *arguments: object) -> int:
     global _libc
     import ctypes
 
     if _libc is None:
         _libc = ctypes.CDLL(None, use_errno=True)
-    if getattr(_libc, name)(*arguments) != 0:
+    result: int = getattr(_libc, name)(*arguments)
+    if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"{name}: {os.strerror(number)}")
+    return result
 
 
 def mount(source: str, target: str, kind: str, flags: int = 0, data: str = "") -> None:
@@ -64,3 +78,47 @@ def reboot(command: int) -> None:
 def become_subreaper() -> None:
     """Orphaned descendants of this process become its children, as they do for PID 1."""
     _call("prctl", PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def bind(source: int, target: int | str, flags: int = 0) -> None:
+    """Mount what the descriptor ``source`` is at ``target``, a descriptor or a path; ``flags`` are MS_*.
+
+    Descriptors, because nobody can put a link in the place of an open directory.
+    """
+    here = f"/proc/self/fd/{target}" if isinstance(target, int) else target
+    mount(f"/proc/self/fd/{source}", here, "", MS_BIND)
+    if flags:
+        # A bind mount takes its flags from its source until it is mounted again. By path: the descriptor
+        # is of what lies below the mount.
+        path = os.readlink(here) if isinstance(target, int) else target
+        mount("", path, "", MS_BIND | MS_REMOUNT | flags)
+
+
+def open_below(directory: int, path: str, flags: int, *, links: bool) -> int:
+    """openat2(2): open ``path`` below ``directory`` and nowhere else; links that lead out are an error.
+
+    Without ``links`` any symbolic link on the way is one.
+    """
+    import ctypes
+
+    resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | (0 if links else RESOLVE_NO_SYMLINKS)
+    how = (ctypes.c_uint64 * 3)(flags | os.O_CLOEXEC, 0, resolve)
+    number, size = ctypes.c_long(OPENAT2), ctypes.c_size_t(ctypes.sizeof(how))
+    return _call("syscall", number, ctypes.c_int(directory), os.fsencode(path), how, size)
+
+
+def unshare(flags: int) -> None:
+    """unshare(2), for the calling thread."""
+    _call("unshare", flags)
+
+
+def setns(descriptor: int, kind: int) -> None:
+    """setns(2), for the calling thread."""
+    _call("setns", descriptor, kind)
+
+
+def load_module(descriptor: int, parameters: str) -> None:
+    """finit_module(2)."""
+    import ctypes
+
+    _call("syscall", ctypes.c_long(FINIT_MODULE), ctypes.c_int(descriptor), parameters.encode(), 0)

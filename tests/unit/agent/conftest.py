@@ -137,6 +137,7 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
             yield guest
             for name in list(guest.created):
                 guest.remove(name)
+            guest.client.call("DestroySandbox")
         finally:
             process.kill()
             process.wait()

@@ -15,6 +15,7 @@ import threading
 
 from sealpod.agent import syscalls
 from sealpod.agent.console import Console
+from sealpod.agent.namespaces import Namespaces
 from sealpod.agent.reaper import Reaper
 from sealpod.agent.runtime import Runtime
 from sealpod.agent.sandbox import Sandbox
@@ -28,12 +29,13 @@ from sealpod.oci.reference import ImageReference
 from sealpod.wire.agentapi import AGENT
 
 CLONE_NEWNS = 0x20000
+CLONE_NEWUTS = 0x4000000
 MS_PRIVATE_ALL = 0x4000 | 0x40000  # MS_REC | MS_PRIVATE
 
 
 def enter_own_mounts(root: str) -> None:
     """As in the guest: a tmpfs for what is written, and cgroup v2 alone. Mounts end with this process."""
-    if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNS) != 0:
+    if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNS | CLONE_NEWUTS) != 0:
         raise OSError(ctypes.get_errno(), "unshare")
     syscalls.mount("none", "/", "", MS_PRIVATE_ALL)
     syscalls.mount("tmpfs", root, "tmpfs")
@@ -58,7 +60,14 @@ def main() -> None:
     reaper = Reaper()
     reaper.start()
     runtime = Runtime(reaper, state=os.path.join(root, "crun"), cgroups="disabled")
-    sandbox = Sandbox(pull, reaper, runtime, root=root, resolv_conf=os.path.join(root, "guest-resolv.conf"))
+    sandbox = Sandbox(
+        pull,
+        reaper,
+        runtime,
+        root=root,
+        resolv_conf=os.path.join(root, "guest-resolv.conf"),
+        namespaces=Namespaces(os.path.join(root, "ns")),
+    )
     destroyed = threading.Event()
     after = {(AGENT, "DestroySandbox"): destroyed.set}
     server = Server(descriptor, Service(sandbox).methods(), Console(debug=True), after=after)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sealpod.agent import spec
+from sealpod.agent import limits, spec
 from sealpod.agent.spec import Bundle, Process, compose
 from sealpod.errors import UsageError
 from sealpod.wire.agentapi import MESSAGES
@@ -20,10 +20,12 @@ PROCESS = Process(("/bin/true",), ("A=b",), "/", 0, 0, (7,))
 BUNDLE = Bundle("c1", "/run/c1/rootfs", "pod", (("/run/resolv", "/etc/resolv.conf"),))
 
 
-def composed(change: Callable[[Any], object] = lambda _: None, process: Process = PROCESS) -> dict[str, Any]:
+def composed(
+    change: Callable[[Any], object] = lambda _: None, process: Process = PROCESS, bundle: Bundle = BUNDLE
+) -> dict[str, Any]:
     request = oci_pb2.Spec()
     change(request)
-    document = compose(MESSAGES.decode("Spec", request.SerializeToString()), process, BUNDLE)
+    document = compose(MESSAGES.decode("Spec", request.SerializeToString()), process, bundle)
     assert json.loads(json.dumps(document)) == document  # only JSON types in it
     return document
 
@@ -68,13 +70,24 @@ def test_limits_that_were_given() -> None:
     assert resources["pids"] == {"limit": 100}
 
 
-def test_capabilities_can_only_be_taken_away() -> None:
+def test_capabilities_are_those_asked_for_as_far_as_they_are_known() -> None:
     def change(request: Any) -> None:
-        request.Process.Capabilities.Bounding.extend(["CAP_KILL", "CAP_SYS_ADMIN"])
+        request.Process.Capabilities.Bounding.extend(["CAP_KILL", "CAP_SYS_ADMIN", "CAP_OF_TOMORROW"])
         request.Process.Capabilities.Effective.extend(["CAP_SYS_ADMIN"])
 
     capabilities = composed(change)["process"]["capabilities"]
-    assert capabilities == {name: ["CAP_KILL"] for name in SETS}
+    assert capabilities == {
+        "bounding": ["CAP_KILL", "CAP_SYS_ADMIN"],
+        "effective": ["CAP_SYS_ADMIN"],
+        "inheritable": [],
+        "permitted": [],
+        "ambient": [],
+    }
+
+
+def test_docker_gives_no_capability_that_linux_lacks() -> None:
+    assert set(spec.CAPABILITIES) < spec.KNOWN_CAPABILITIES
+    assert len(spec.KNOWN_CAPABILITIES) == 41  # CAP_LAST_CAP of linux/capability.h is 40
 
 
 def test_another_user_starts_without_capabilities() -> None:
@@ -83,10 +96,24 @@ def test_another_user_starts_without_capabilities() -> None:
     assert capabilities["bounding"] == list(spec.CAPABILITIES)
 
 
-def test_new_privileges_by_annotation_alone() -> None:
+def test_new_privileges_by_annotation_or_by_who_describes_the_process_whole() -> None:
     assert composed(lambda r: setattr(r.Process, "NoNewPrivileges", False))["process"]["noNewPrivileges"]
     allowed = composed(lambda r: r.Annotations.update({spec.NEW_PRIVILEGES: "true"}))
     assert not allowed["process"]["noNewPrivileges"]
+    assert not composed(lambda r: r.Process.Capabilities.SetInParent())["process"]["noNewPrivileges"]
+
+    def strict(request: Any) -> None:
+        request.Process.Capabilities.SetInParent()
+        request.Process.NoNewPrivileges = True
+        request.Annotations[spec.NEW_PRIVILEGES] = "true"
+
+    assert composed(strict)["process"]["noNewPrivileges"]
+
+
+def test_whoever_describes_the_process_whole_says_which_paths_are_masked() -> None:
+    linux = composed(lambda r: r.Process.Capabilities.SetInParent())["linux"]
+    assert (linux["maskedPaths"], linux["readonlyPaths"]) == ([], [])
+    assert linux["resources"]["devices"] == [{"allow": False, "access": "rwm"}]
 
 
 def test_paths_are_added_to_the_masked_ones() -> None:
@@ -103,6 +130,88 @@ def test_a_tmpfs_is_mounted_and_our_mounts_stay_ours() -> None:
     mounts = composed(change)["mounts"]
     assert [m["options"] for m in mounts if m["destination"] == "/cache"] == [["size=1m"]]
     assert [m["options"] for m in mounts if m["destination"] == "/proc"] == [["nosuid", "noexec", "nodev"]]
+
+
+def test_volumes_are_shown_from_where_they_were_mounted() -> None:
+    def change(request: Any) -> None:
+        options = ["rbind", "ro", "rshared", "size=1", "rw=x"]
+        request.Mounts.add(destination="/data", source="/vol/a", type="bind", options=options)
+        request.Mounts.add(destination="/etc/resolv.conf", source="/vol/r", options=["bind"])
+
+    mounts = composed(change, bundle=BUNDLE._replace(volumes={"/vol/a": "/s/0", "/vol/r": "/s/1"}))["mounts"]
+    shown = {mount["destination"]: mount for mount in mounts}
+    assert shown["/data"] == {
+        "destination": "/data",
+        "type": "bind",
+        "source": "/s/0",
+        "options": ["bind", "rbind", "ro", "nodev"],
+    }
+    assert [m["source"] for m in mounts if m["destination"] == "/etc/resolv.conf"] == ["/s/1"]
+
+
+def test_shared_memory_of_the_pod_and_a_volume_in_its_place() -> None:
+    def sources(change: Callable[[Any], object], volumes: dict[str, str]) -> list[str]:
+        bundle = BUNDLE._replace(shm="/run/sandbox/shm", volumes=volumes)
+        return [
+            m["source"] for m in composed(change, bundle=bundle)["mounts"] if m["destination"] == "/dev/shm"
+        ]
+
+    assert sources(lambda r: None, {}) == ["/run/sandbox/shm"]
+    assert sources(
+        lambda r: r.Mounts.add(destination="/dev/shm", source="/run/sandbox/shm", type="bind"), {}
+    ) == ["/run/sandbox/shm"]
+    assert sources(
+        lambda r: r.Mounts.add(destination="/dev/shm", source="/v", type="bind"), {"/v": "/s/0"}
+    ) == ["/s/0"]
+
+
+def test_a_privileged_containers_sys_is_written_to() -> None:
+    def change(request: Any) -> None:
+        request.Mounts.add(destination="/sys", source="sysfs", type="sysfs", options=["rw"])
+
+    shown = {mount["destination"]: mount["options"] for mount in composed(change)["mounts"]}
+    assert "ro" not in shown["/sys"]
+    assert "ro" in shown["/sys/fs/cgroup"]
+
+
+def test_shared_namespaces_are_joined_and_their_name_is_left_alone() -> None:
+    shared = {"ipc": "/ns/ipc", "uts": "/ns/uts", "pid": "/ns/pid"}
+    document = composed(lambda r: setattr(r, "Hostname", "other"), bundle=BUNDLE._replace(namespaces=shared))
+    paths = {one["type"]: one.get("path") for one in document["linux"]["namespaces"]}
+    assert paths == {**shared, "mount": None, "cgroup": None}
+    assert "hostname" not in document
+
+
+def test_a_terminal_and_its_size() -> None:
+    def change(request: Any) -> None:
+        request.Process.Terminal = True
+        request.Process.ConsoleSize.Height = 24
+        request.Process.ConsoleSize.Width = 80
+
+    process = composed(change)["process"]
+    assert (process["terminal"], process["consoleSize"]) == (True, {"height": 24, "width": 80})
+
+
+@pytest.mark.parametrize(
+    ("given", "composed_as"),
+    [
+        ({"Limit": 100, "Swap": 100}, {"limit": 100, "swap": 100}),
+        ({"Limit": 100, "Swap": 50}, {"limit": 100, "swap": 100}),
+        ({"Limit": 100, "Swap": -1}, {"limit": 100, "swap": -1}),
+        ({"Swap": 50}, {}),
+        ({"Limit": -1, "Swap": 50}, {"limit": -1}),
+    ],
+)
+def test_swap_is_never_below_the_limit(given: dict[str, int], composed_as: dict[str, int]) -> None:
+    message = MESSAGES.new("LinuxMemory", **given)
+    assert limits.memory(message) == composed_as
+
+
+def test_huge_pages() -> None:
+    linux = composed(lambda r: r.Linux.Resources.HugepageLimits.add(Pagesize="2MB", Limit=(1 << 64) - 1))[
+        "linux"
+    ]
+    assert linux["resources"]["hugepageLimits"] == [{"pageSize": "2MB", "limit": (1 << 63) - 1}]
 
 
 def test_limits_of_the_process() -> None:
@@ -143,13 +252,11 @@ def test_seccomp_is_passed_on() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda r: setattr(r.Process, "Terminal", True),
         lambda r: r.Linux.Namespaces.add(Type="mount", Path="/proc/1/ns/mnt"),
         lambda r: r.Linux.Devices.add(Path="/dev/mem", Type="c", Major=1, Minor=1),
-        lambda r: r.Linux.Sysctl.update({"kernel.core_pattern": "|/x"}),
+        lambda r: r.Linux.Namespaces.add(Type="user"),
         lambda r: r.Linux.UIDMappings.add(Size=1),
-        lambda r: r.Linux.Resources.Devices.add(Allow=True, Access="rwm"),
-        lambda r: r.Mounts.add(destination="/mnt", source="/", type="bind"),
+        lambda r: r.Mounts.add(destination="/mnt", source="/", type="ext4"),
         lambda r: r.Mounts.add(destination="/mnt", source="/dev/vda"),
     ],
 )
