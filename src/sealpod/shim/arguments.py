@@ -2,8 +2,8 @@
 """containerd's command line for a shim: Go's flags, then an action.
 
 ``-name value``, ``-name=value`` and the same with two dashes; the first word that is no flag is the action.
-Flags of newer containerds that are not known here are skipped with their value. Nothing heavier than ``os``
-is imported, because ``start`` has to answer at once.
+Flags of newer containerds that are not known here are skipped with their value. Nothing heavy is imported,
+because ``start`` has to answer at once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 BOOLEAN = ("debug", "v", "version", "info")
+ACTIONS = ("start", "delete")
 RUNTIMES = ("kata", "kata-qemu", "kata-qemu-sev")
+_TEXT = ("namespace", "id", "address", "publish-binary", "bundle", "socket", "runtime")
+_FALSE = ("0", "f", "F", "false", "False", "FALSE")
 
 
 class Arguments(NamedTuple):
@@ -27,35 +30,41 @@ class Arguments(NamedTuple):
     runtime: str = ""
     debug: bool = False
     version: bool = False
+    info: bool = False
 
 
 def parse(words: list[str]) -> Arguments:
     """The arguments in ``words`` (without the program). ValueError when a flag lacks its value."""
     values: dict[str, str] = {}
     given: set[str] = set()
-    action = ""
-    rest = iter(words)
-    for word in rest:
-        if not word.startswith("-") or word == "-":
-            action = word
+    position, count = 0, len(words)
+    while position < count and words[position].startswith("-") and words[position] != "-":
+        word = words[position]
+        position += 1
+        if word == "--":
             break
-        name, equals, value = word.lstrip("-").partition("=")
+        name, equals, value = word[2 if word.startswith("--") else 1 :].partition("=")
         if name in BOOLEAN:
-            if value.lower() not in ("false", "0"):
+            if value not in _FALSE:
                 given.add(name)
             continue
         if not equals:
-            try:
-                value = next(rest)
-            except StopIteration:
-                raise ValueError(f"flag needs an argument: -{name}") from None
-        values[name.replace("-", "_")] = value
-    known = {name: values[name] for name in Arguments._fields if name in values}
+            following = words[position] if position < count else ""
+            # A flag that is not known may have no value: what can only be something else is not taken.
+            if name not in _TEXT and (following in ("", *ACTIONS) or following.startswith("-")):
+                continue
+            if position == count:
+                raise ValueError(f"flag needs an argument: -{name}")
+            value = following
+            position += 1
+        if name in _TEXT:
+            values[name.replace("-", "_")] = value
     return Arguments(
-        action=action,
+        action=words[position] if position < count else "",
         debug="debug" in given,
         version=bool(given & {"v", "version"}),
-        **known,
+        info="info" in given,
+        **values,
     )
 
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What containerd is told without asking: one queue, in order, kept over a restart of containerd.
 
-An event that cannot be delivered is tried again after 1, 2, 3 and 4 seconds and then dropped, so that those
-behind it get their turn; containerd asks for states itself when it comes back.
+While nobody listens, events wait. One that containerd takes but does not accept is tried again after 1, 2,
+3, 4 and 5 seconds and then dropped, so that those behind it get their turn. When the queue is full its oldest
+event is lost: containerd asks for states itself when it comes back.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 import socket
 import time
 from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 from sealpod.errors import SealpodError
@@ -21,8 +23,11 @@ from sealpod.wire.message import Message
 
 MAX_QUEUE: Final = 2048
 CALL_SECONDS: Final = 5.0
-ATTEMPTS: Final = 5
+RETRIES: Final = 5
+LONGEST_PAUSE: Final = 5  # seconds between attempts
 DRAIN_SECONDS: Final = 5.0
+
+Report = Callable[[str], None]
 
 
 class EventSink(Protocol):
@@ -35,10 +40,19 @@ class EventSink(Protocol):
 class Publisher:
     """Delivers events to containerd's ttrpc socket."""
 
-    def __init__(self, address: str, namespace: str) -> None:
-        self._address = address
+    def __init__(
+        self,
+        address: str,
+        namespace: str,
+        *,
+        report: Report = lambda _line: None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._address = address.removeprefix("unix://")
         self._namespace = namespace
-        self._queue: deque[bytes] = deque(maxlen=MAX_QUEUE)
+        self._report = report
+        self._sleep = sleep
+        self._queue: deque[tuple[str, bytes]] = deque(maxlen=MAX_QUEUE)
         self._filled = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -48,14 +62,17 @@ class Publisher:
 
     def publish(self, name: str, event: Message) -> None:
         """See :class:`EventSink`."""
-        self._queue.append(taskapi.envelope(self._namespace, name, event, time.time_ns()).encode())
+        if len(self._queue) == MAX_QUEUE:
+            self._report(f"the event {self._queue[0][0]} is lost: {MAX_QUEUE} others wait")
+        payload = taskapi.envelope(self._namespace, name, event, time.time_ns()).encode()
+        self._queue.append((name, payload))
         self._empty.clear()
         self._filled.set()
 
-    async def close(self) -> None:
+    async def close(self, seconds: float = DRAIN_SECONDS) -> None:
         """Deliver what is queued, for a bounded time, and disconnect."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(DRAIN_SECONDS):
+            async with asyncio.timeout(seconds):
                 await self._empty.wait()
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
@@ -65,20 +82,33 @@ class Publisher:
         while True:
             await self._filled.wait()
             while self._queue:
-                await self._deliver(self._queue[0])
-                self._queue.popleft()
+                name, payload = self._queue.popleft()
+                await self._deliver(name, payload)
             self._filled.clear()
             self._empty.set()
 
-    async def _deliver(self, payload: bytes) -> None:
-        for attempt in range(ATTEMPTS):
-            if attempt:
-                await asyncio.sleep(attempt)
+    async def _deliver(self, name: str, payload: bytes) -> None:
+        refusals = unreachable = 0
+        while True:
+            # A connection that was kept may have died unnoticed: that alone costs no pause.
+            fresh = self._channel is None
             try:
                 channel = await self._connect()
+            except OSError:
+                unreachable += 1
+                await self._sleep(min(unreachable, LONGEST_PAUSE))
+                continue
+            try:
                 await channel.call(taskapi.EVENTS, "Forward", payload, seconds=CALL_SECONDS)
-            except (OSError, SealpodError):
+            except SealpodError as error:
                 await self._disconnect()
+                if not fresh:
+                    continue
+                if refusals == RETRIES:
+                    self._report(f"the event {name} was not taken: {error.one_line()}")
+                    return
+                refusals += 1
+                await self._sleep(min(refusals, LONGEST_PAUSE))
             else:
                 return
 
@@ -88,7 +118,7 @@ class Publisher:
             connection.setblocking(False)
             try:
                 await asyncio.get_running_loop().sock_connect(connection, self._address)
-            except OSError:
+            except BaseException:
                 connection.close()
                 raise
             self._connection, self._channel = connection, Channel(connection, "containerd")

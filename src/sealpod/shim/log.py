@@ -8,6 +8,8 @@ import os
 from typing import Final
 
 MAX_LINE: Final = 2000
+PIPE_BUF: Final = 4096
+"""Bytes that a FIFO takes whole or not at all (pipe(7)): a line is never cut by a full one."""
 
 
 class Log:
@@ -25,11 +27,18 @@ class Log:
     def say(self, text: str) -> None:
         """One line."""
         line = "".join(char if char.isprintable() else " " for char in text[:MAX_LINE])
+        data = f"sealpod {self._name[:12]}: {line}".encode(errors="replace")[: PIPE_BUF - 1] + b"\n"
         if self._descriptor >= 0:
             with contextlib.suppress(OSError):
-                os.write(self._descriptor, f"sealpod {self._name[:12]}: {line}\n".encode())
+                os.write(self._descriptor, data)
 
     def debug(self, text: str) -> None:
         """One line, if debugging."""
         if self._debug:
             self.say(text)
+
+    def close(self) -> None:
+        """Say nothing more."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)

@@ -3,12 +3,15 @@
 
 containerd waits for this, so it imports almost nothing; the server's slower start is hidden behind the
 socket, which takes connections from its first moment. A member of a pod gets the address of the shim that
-runs already.
+runs already. When something fails, neither socket nor process stays.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import signal
 import socket
 import sys
 
@@ -17,46 +20,60 @@ from sealpod.shim.arguments import Arguments
 
 LISTEN_FD = 3
 BACKLOG = 64
+ATTEMPTS = 3
+"""Tries for the socket, should others start the same pod at the same moment."""
+PID_FILE = "shim.pid"
+ADDRESS_FILE = "address"
 
 
 def start(arguments: Arguments, runtime: str) -> str:
     """The address to print. OSError or ValueError says what failed."""
+    if not arguments.id or not arguments.namespace or not arguments.address:
+        raise ValueError("start needs -id, -namespace and -address")
     bundle = os.getcwd()
     annotations = bundles.annotations_of(bundles.read_config(bundle))
     pod = bundles.pod_id(annotations, arguments.id)
     path = bundles.socket_path(arguments.address, arguments.namespace, pod)
     address = f"unix://{path}"
-    if not bundles.is_member(annotations):
-        listener = listen(path)
-        if listener is not None:
-            with listener:
-                pid = _spawn(arguments, runtime, bundle, path, listener)
-            _write(os.path.join(bundle, "shim.pid"), str(pid))
-    _write(os.path.join(bundle, "address"), address)
+    listener = None if bundles.is_member(annotations) else listen(path)
+    if listener is None:
+        _write(os.path.join(bundle, ADDRESS_FILE), address)
+        return address
+    pid = 0
+    try:
+        with listener:
+            pid = _spawn(arguments, runtime, bundle, path, listener)
+        _write(os.path.join(bundle, PID_FILE), str(pid))
+        _write(os.path.join(bundle, ADDRESS_FILE), address)
+    except BaseException:
+        if pid:
+            os.kill(pid, signal.SIGKILL)
+        os.unlink(path)
+        raise
     return address
 
 
 def listen(path: str) -> socket.socket | None:
     """A listening socket at ``path``; None when a living shim has it. One left by a dead shim is replaced."""
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o177)
-    try:
+    for _ in range(ATTEMPTS):
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        before = os.umask(0o177)
         try:
             listener.bind(path)
-        except OSError:
-            if answers(path):
-                listener.close()
-                return None
-            os.unlink(path)
-            listener.bind(path)
-        listener.listen(BACKLOG)
-    except BaseException:
-        listener.close()
-        raise
-    finally:
-        os.umask(before)
-    return listener
+            listener.listen(BACKLOG)
+        except OSError as error:
+            listener.close()
+            if error.errno != errno.EADDRINUSE:
+                raise OSError(error.errno, error.strerror or str(error), path) from error
+        else:
+            return listener
+        finally:
+            os.umask(before)
+        if answers(path):
+            return None
+        remove(path)
+    raise OSError(errno.EADDRINUSE, "the socket is taken, lost and taken again", path)
 
 
 def answers(path: str) -> bool:
@@ -67,6 +84,12 @@ def answers(path: str) -> bool:
         except OSError:
             return False
         return True
+
+
+def remove(path: str) -> None:
+    """Remove a file, if it is there."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _spawn(arguments: Arguments, runtime: str, bundle: str, path: str, listener: socket.socket) -> int:

@@ -74,6 +74,8 @@ TaskResumed container_id=1:string
 GetContainerRequest id=1:string
 ContainerRecord id=1:string labels=2:map image=3:string
 GetContainerResponse container=1:ContainerRecord
+RuntimeVersion version=1:string revision=2:string
+RuntimeInfo name=1:string version=2:RuntimeVersion options=3:Any features=4:Any annotations=5:map
 """
 )
 
