@@ -25,6 +25,7 @@ COMMANDS: Final[tuple[tuple[str, str, str], ...]] = (
     ("guest", "sealpod.cli.guest", "Build the guest kernel and initrd"),
     ("sev", "sealpod.cli.sev", "Export the platform's certificates"),
     ("sandbox", "sealpod.cli.sandbox", "Show the pods of this machine"),
+    ("snapshotter", "sealpod.cli.snapshotter", "Serve containerd a snapshotter for guests' images"),
     ("config", "sealpod.cli.config", "Check a Kata configuration file"),
     ("demo", "sealpod.cli.demo", "Show the whole flow on this machine in five scenarios"),
 )
