@@ -56,7 +56,7 @@ class SandboxState:
         except FileExistsError as error:
             raise ConflictError(
                 f"there is a sandbox {self.id} already",
-                code="sandbox.exists",
+                code="sandbox.taken",
                 remedy=f"if its shim is dead: `sealpod sandbox rm {self.id}`",
             ) from error
         except OSError as error:
