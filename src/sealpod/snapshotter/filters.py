@@ -51,7 +51,7 @@ def _term(match: re.Match[str], text: str) -> Filter:
         found = _value(snapshot, field, label)
         if operator is None:
             return found is not None
-        return (found == value) == (operator == "==")
+        return ((found or "") == value) == (operator == "==")
 
     return matches
 

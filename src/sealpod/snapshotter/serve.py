@@ -71,7 +71,7 @@ def _handlers(service: Snapshots) -> Any:
             _guarded(function), request_deserializer=_decoder(request), response_serializer=_encode
         )
     table["List"] = grpc.unary_stream_rpc_method_handler(
-        _guarded(lambda request: list(service.pages(request))),
+        _guarded(lambda request: iter(list(service.pages(request)))),
         request_deserializer=_decoder(METHODS["List"][0]),
         response_serializer=_encode,
     )
