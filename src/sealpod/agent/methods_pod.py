@@ -31,7 +31,12 @@ class PodMethods:
             "CreateContainer": self._create_container,
             "UpdateInterface": _update_interface,
             "UpdateRoutes": _update_routes,
+            "ListInterfaces": _list_interfaces,
+            "ListRoutes": _list_routes,
+            "AddARPNeighbors": _add_neighbours,
             "GetGuestDetails": _get_guest_details,
+            "OnlineCPUMem": _online_cpu_mem,
+            "ReseedRandomDev": _reseed_random_dev,
             "SetGuestDateTime": _set_guest_date_time,
         }
 
@@ -58,8 +63,33 @@ def _update_interface(request: Message) -> Message:
 
 def _update_routes(request: Message) -> Message:
     network.update_routes(list(request.routes.Routes))
-    routes: Message = request.routes
-    return routes
+    return _list_routes(request)
+
+
+def _list_routes(_: Message) -> Message:
+    from sealpod.agent import netlist
+
+    return MESSAGES.new("Routes", Routes=netlist.routes())
+
+
+def _list_interfaces(_: Message) -> Message:
+    from sealpod.agent import netlist
+
+    return MESSAGES.new("Interfaces", Interfaces=netlist.interfaces())
+
+
+def _add_neighbours(request: Message) -> None:
+    network.add_neighbours(request.neighbors.ARPNeighbors)
+
+
+def _online_cpu_mem(_: Message) -> None:
+    """Nothing can be plugged into this guest: its processors and memory are what was measured."""
+
+
+def _reseed_random_dev(request: Message) -> None:
+    from sealpod.agent import entropy
+
+    entropy.reseed(request.data)
 
 
 def _get_guest_details(_: Message) -> Message:

@@ -12,6 +12,7 @@ import fcntl
 import os
 import socket
 import struct
+from collections.abc import Sequence
 from typing import Final
 
 from sealpod.agent import netlink
@@ -22,7 +23,11 @@ SIOCGIFHWADDR: Final = 0x8927
 IFNAMSIZ: Final = 16
 MAX_MTU: Final = 65536
 LOOPBACK: Final = "lo"
-_REPLY_SIZE: Final = 4096
+IPV6: Final = 1
+"""types.IPFamily; 0 is IPv4."""
+_REPLY_SIZE: Final = 64 * 1024
+"""Bytes per read; a list comes in pieces of at most 32 KiB."""
+_SWAP_NAME: Final = "swap0"
 _ALLOWED_FLAGS: Final = 0x80 | 0x1000  # IFF_NOARP, IFF_MULTICAST: the raw flags Kata passes on
 _IFREQ = struct.Struct("16sH6s8x")
 
@@ -52,6 +57,18 @@ class Netlink:
         if number:
             raise OperationError(f"cannot {what}: {os.strerror(number)}", code="agent.network")
 
+    def everything(self, kind: int, what: str) -> list[tuple[int, bytes]]:
+        """All answers to a list request: kind and body."""
+        self._socket.send(netlink.list_all(self.next(), kind))
+        found: list[tuple[int, bytes]] = []
+        while True:
+            for kind_of, body in netlink.messages(self._socket.recv(_REPLY_SIZE), self._sequence):
+                if kind_of == netlink.DONE:
+                    return found
+                if kind_of == netlink.ERROR:
+                    raise OperationError(f"cannot list {what}", code="agent.network")
+                found.append((kind_of, body))
+
 
 def bring_up_loopback() -> None:
     """lo is down when a kernel starts."""
@@ -67,10 +84,7 @@ def update_interface(interface: Message) -> None:
         raise UsageError(f"an MTU of {interface.mtu} is too large", code="agent.network")
     with Netlink() as kernel:
         if interface.name and interface.name != current:
-            _check_name(interface.name)
-            # A link can be renamed only while it is down.
-            request = netlink.set_link(kernel.next(), index, name=interface.name, flags=0)
-            kernel.ask(request, f"rename {current}")
+            _rename(kernel, index, current, interface.name)
         for address in interface.IPAddresses:
             family, raw = _address(address.address)
             request = netlink.add_address(kernel.next(), index, family, raw, _prefix(address.mask, raw))
@@ -79,7 +93,49 @@ def update_interface(interface: Message) -> None:
         kernel.ask(netlink.set_link(kernel.next(), index, mtu=interface.mtu, flags=flags), "bring up a link")
 
 
-def update_routes(routes: list[Message]) -> None:
+def _rename(kernel: Netlink, index: int, current: str, name: str) -> None:
+    """Give the link its name; another that has it gets the link's old one."""
+    _check_name(name)
+    other = next((number for number, taken in socket.if_nameindex() if taken == name), 0)
+    steps = [(index, name)]
+    if other:
+        steps = [(other, _SWAP_NAME), (index, name), (other, current)]
+    for number, wanted in steps:
+        # A link can be renamed only while it is down.
+        request = netlink.set_link(kernel.next(), number, name=wanted, flags=0)
+        kernel.ask(request, f"rename a link to {wanted}")
+
+
+def add_neighbours(neighbours: Sequence[Message]) -> None:
+    """Tell the kernel the hardware addresses of neighbours that are known for good."""
+    with Netlink() as kernel:
+        for one in neighbours:
+            family, raw = _address(one.toIPAddress.address)
+            if not 0 <= one.state <= 0xFFFF or not 0 <= one.flags <= 0xFF:
+                raise UsageError("this is no state of a neighbour", code="agent.network")
+            request = netlink.add_neighbour(
+                kernel.next(),
+                _index(one.device),
+                family,
+                raw,
+                _hardware(one.lladdr),
+                state=one.state,
+                flags=one.flags,
+            )
+            kernel.ask(request, f"add the neighbour {one.toIPAddress.address}")
+
+
+def _hardware(text: str) -> bytes:
+    try:
+        raw = bytes.fromhex(text.replace(":", ""))
+    except ValueError:
+        raw = b""
+    if len(raw) != 6:
+        raise UsageError(f"{text[:64]!r} is no hardware address", code="agent.network")
+    return raw
+
+
+def update_routes(routes: Sequence[Message]) -> None:
     """Add routes; those to connected networks first, because gateways are reached through them."""
     with Netlink() as kernel:
         for route in sorted(routes, key=lambda route: bool(route.gateway)):
@@ -104,7 +160,9 @@ def _route(kernel: Netlink, route: Message) -> bytes:
 
 
 def _family(route: Message) -> int:
-    return _address(route.gateway)[0] if route.gateway else socket.AF_INET
+    if route.gateway:
+        return _address(route.gateway)[0]
+    return socket.AF_INET6 if route.family == IPV6 else socket.AF_INET
 
 
 def _scope(scope: int) -> int:

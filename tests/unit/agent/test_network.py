@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ from sealpod.wire.agentapi import MESSAGES as M
 ADDRESS = "52:54:00:12:34:56"
 SCRIPT = f"""
 import subprocess
-from sealpod.agent import network
+from sealpod.agent import netlist, network
 from sealpod.errors import SealpodError
 from sealpod.wire.agentapi import MESSAGES as M
 
@@ -28,6 +29,7 @@ def ip(*words):
 
 ip("link", "add", "odd", "address", "{ADDRESS}", "type", "veth", "peer", "name", "far")
 ip("link", "set", "far", "up")
+ip("link", "add", "eth0", "type", "veth", "peer", "name", "other")  # the name is taken
 network.bring_up_loopback()
 addresses = [M.new("IPAddress", address="10.0.2.15", mask="24"),
              M.new("IPAddress", family=1, address="fd00::2", mask="64")]
@@ -44,6 +46,17 @@ try:
     network.update_routes([M.new("Route", gateway="192.0.2.1", device="eth0")])
 except SealpodError as exc:
     print(exc.one_line())
+neighbours = [M.new("ARPNeighbor", toIPAddress=M.new("IPAddress", address=address), device="eth0",
+                    lladdr="02:00:00:00:00:09") for address in ("10.0.2.9", "fd00::9")]
+network.add_neighbours(neighbours)
+network.add_neighbours(neighbours)
+for one in netlist.interfaces():
+    addresses = sorted("%d:%s/%s" % (a.family, a.address, a.mask) for a in one.IPAddresses)
+    print("interface", one.name, one.hwAddr, one.mtu, *addresses)
+for one in netlist.routes():
+    words = (one.family, one.dest or "default", one.gateway or "-", one.device, one.source or "-", one.scope)
+    print("listed", *words)
+print(ip("neigh"))
 for words in ("-4 addr show", "-6 addr show eth0", "route", "-6 route", "link show eth0"):
     print(ip(*words.split()))
 """
@@ -76,6 +89,42 @@ def test_routes(configured: str) -> None:
 def test_the_link_is_renamed_and_up(configured: str) -> None:
     assert "mtu 1400" in configured
     assert ",UP" in configured
+
+
+def test_a_link_whose_name_was_taken_gets_it(configured: str) -> None:
+    lines = [line.split() for line in configured.splitlines() if line.startswith("interface")]
+    names = {name: hardware for _, name, hardware, *_ in lines}
+    assert names["eth0"] == ADDRESS
+    assert "odd" in names  # the name the other one got
+
+
+def test_what_is_listed(configured: str) -> None:
+    eth0 = next(line for line in configured.splitlines() if line.startswith("interface eth0"))
+    assert eth0.startswith(f"interface eth0 {ADDRESS} 1400 0:10.0.2.15/24 1:fd00::2/64")
+    assert "interface lo 00:00:00:00:00:00 65536 0:127.0.0.1/8" in configured
+    assert "listed 0 default 10.0.2.2 eth0 - 0" in configured
+    assert "listed 0 10.9.0.0/16 - eth0 10.0.2.15 253" in configured
+    assert "listed 1 default fd00::1 eth0 - 0" in configured
+
+
+def test_neighbours(configured: str) -> None:
+    assert "10.0.2.9 dev eth0 lladdr 02:00:00:00:00:09 PERMANENT" in configured
+    assert "fd00::9 dev eth0 lladdr 02:00:00:00:00:09 PERMANENT" in configured
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"lladdr": "02:00:00:00:00"},
+        {"lladdr": "no"},
+        {"lladdr": "02:00:00:00:00:09", "state": -1},
+        {"lladdr": "02:00:00:00:00:09", "toIPAddress": M.new("IPAddress", address="10.0")},
+    ],
+)
+def test_neighbours_that_make_no_sense(values: dict[str, object]) -> None:
+    values = {"toIPAddress": M.new("IPAddress", address="10.0.2.9"), "device": "lo", **values}
+    with pytest.raises(UsageError):
+        network.add_neighbours([M.new("ARPNeighbor", **values)])
 
 
 def test_the_kernels_refusal_is_told(configured: str) -> None:
@@ -140,7 +189,12 @@ def test_netlink_bytes() -> None:
 
 @given(st.binary(max_size=60))
 def test_noise_from_netlink(data: bytes) -> None:
-    try:
-        netlink.parse_reply(data, 1)
-    except DecodeError:
-        return
+    for parse in (
+        lambda: netlink.parse_reply(data, 1),
+        lambda: list(netlink.messages(data, 1)),
+        lambda: netlink.link(data),
+        lambda: netlink.address(data),
+        lambda: netlink.route(data),
+    ):
+        with contextlib.suppress(DecodeError):
+            parse()  # type: ignore[no-untyped-call]
