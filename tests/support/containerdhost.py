@@ -4,153 +4,135 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-import zlib
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import cnikit
 from criclient import CriClient
 
-CNI_PLUGINS = ("/usr/lib/cni", "/opt/cni/bin")
-HANDLERS = ("kata", "kata-qemu", "kata-qemu-sev")
+CONTAINERD = "containerd"
+START_SECONDS = 30.0
+PROGRAMS = ("runc", "ip", "tc", "nsenter")
 
+# Tests run wherever root is: no AppArmor profile is loaded, scores stay above the test's own, and a cgroup
+# hierarchy without systemd is taken as it is.
 CONFIG = """\
 version = 2
-root = "{root}"
-state = "{state}"
+root = "{directory}/root"
+state = "{directory}/state"
+disabled_plugins = [
+  "io.containerd.internal.v1.opt",
+  "io.containerd.snapshotter.v1.aufs",
+  "io.containerd.snapshotter.v1.btrfs",
+  "io.containerd.snapshotter.v1.devmapper",
+  "io.containerd.snapshotter.v1.zfs",
+]
 [grpc]
-  address = "{socket}"
+  address = "{directory}/c.sock"
+[proxy_plugins.sealpod]
+  type = "snapshot"
+  address = "{directory}/sn.sock"
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{pause}"
   disable_apparmor = true
   restrict_oom_score_adj = true
+  stream_server_address = "127.0.0.1"
   [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "{cni_bin}"
-    conf_dir = "{cni_conf}"
+    bin_dir = "{plugins}"
+    conf_dir = "{directory}/cni"
   [plugins."io.containerd.grpc.v1.cri".registry]
-    config_path = "{certs}"
+    config_path = "{directory}/certs"
   [plugins."io.containerd.grpc.v1.cri".containerd]
     snapshotter = "{snapshotter}"
     default_runtime_name = "runc"
+    disable_snapshot_annotations = {unannotated}
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
       runtime_type = "io.containerd.runc.v2"
 """
 RUNTIME = """\
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{name}]
-      runtime_type = "io.containerd.{name}.v2"
+      runtime_type = "io.containerd.{kind}.v2"
       privileged_without_host_devices = true
       pod_annotations = ["io.katacontainers.*"]
       [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{name}.options]
         ConfigPath = "{config}"
 """
-PROXY = """\
-[proxy_plugins.sealpod]
-  type = "snapshot"
-  address = "{socket}"
-"""
+SUBDIRECTORIES = ("run", "pods", "cni", "certs", "kata", "sn", "s", "tmp")
 
 
-def missing() -> str:
+def missing(containerd: str = CONTAINERD) -> str:
     """What is not installed here; empty when nothing."""
-    for program in ("containerd", "runc", "ip", "tc"):
-        if shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin") is None:
-            return program
-    if not any(os.path.exists(f"{place}/bridge") for place in CNI_PLUGINS):
-        return "the CNI plugins"
-    return "" if os.geteuid() == 0 else "root"
+    path = f"{os.environ.get('PATH', '')}:{cnikit.SBIN}"
+    absent = next((one for one in (containerd, *PROGRAMS) if shutil.which(one, path=path) is None), "")
+    if absent or os.geteuid() != 0:
+        return absent or "root"
+    return "" if cnikit.plugin_directory() else "the CNI plugins"
 
 
 class ContainerdHost:
-    """One node. ``directory`` is short, because socket paths are."""
+    """One node. ``directory`` is short, because socket paths are.
 
-    def __init__(self, directory: str, pause: str, registries: list[str], configs: dict[str, str]) -> None:
+    ``environment`` is containerd's, which its shims inherit. ``handlers`` are runtime handlers: the kind of
+    each (``kata-qemu``) and the text of its Kata configuration.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        network: cnikit.Network,
+        pause: str,
+        environment: Mapping[str, str],
+        handlers: Mapping[str, tuple[str, str]],
+        *,
+        snapshotter: str = "sealpod",
+        containerd: str = CONTAINERD,
+    ) -> None:
         self.directory = directory
         self.socket = f"{directory}/c.sock"
         self.run = f"{directory}/run"
         self.logs = f"{directory}/pods"
-        self._number = zlib.crc32(directory.encode()) % 200 + 20
-        self.bridge = f"sp{self._number}"
-        self.gateway = f"10.{self._number}.7.1"
-        for name in ("run", "pods", "cni", "certs", "kata", "sn", "s"):
+        self.network = network
+        self._program = containerd
+        self._snapshotter_name = snapshotter
+        for name in SUBDIRECTORIES:
             os.makedirs(f"{directory}/{name}", mode=0o700, exist_ok=True)
-        self._configure(pause, registries, configs)
+        self.environment = {
+            **environment,
+            "PATH": f"{os.path.dirname(sys.executable)}:{os.environ.get('PATH', '')}:{cnikit.SBIN}",
+            "TMPDIR": f"{directory}/tmp",
+            "SEALPOD_RUN_DIR": self.run,
+            "SEALPOD_SHIM_SOCKETS": f"{directory}/s",
+        }
+        self._configure(pause, handlers)
         self._process: subprocess.Popen[bytes] | None = None
         self._snapshotter: subprocess.Popen[bytes] | None = None
         self.cri = CriClient(self.socket)
 
-    def _configure(self, pause: str, registries: list[str], configs: dict[str, str]) -> None:
-        parts = [
-            CONFIG.format(
-                root=f"{self.directory}/root",
-                state=f"{self.directory}/state",
-                socket=self.socket,
-                pause=pause,
-                cni_bin=next(place for place in CNI_PLUGINS if os.path.isdir(place)),
-                cni_conf=f"{self.directory}/cni",
-                certs=f"{self.directory}/certs",
-                snapshotter="sealpod",
-            )
-        ]
-        for name in HANDLERS:
+    def _configure(self, pause: str, handlers: Mapping[str, tuple[str, str]]) -> None:
+        # Annotations tell a remote snapshotter which layer of which image it is asked for.
+        text = CONFIG.format(
+            directory=self.directory,
+            pause=pause,
+            plugins=cnikit.plugin_directory(),
+            snapshotter=self._snapshotter_name,
+            unannotated="false" if self._snapshotter_name == "sealpod" else "true",
+        )
+        for name, (kind, config) in handlers.items():
             path = f"{self.directory}/kata/{name}.toml"
-            Path(path).write_text(configs[name])
-            parts.append(RUNTIME.format(name=name, config=path))
-        parts.append(PROXY.format(socket=f"{self.directory}/sn.sock"))
-        Path(f"{self.directory}/config.toml").write_text("".join(parts))
-        for registry in registries:
-            place = Path(f"{self.directory}/certs/{registry}")
-            place.mkdir()
-            (place / "hosts.toml").write_text(f'server = "http://{registry}"\n[host."http://{registry}"]\n')
-        Path(f"{self.directory}/cni/10-test.conflist").write_text(json.dumps(self._network()))
-
-    def _network(self) -> dict[str, object]:
-        ipam = {
-            "type": "host-local",
-            "ranges": [[{"subnet": f"10.{self._number}.7.0/24"}]],
-            "routes": [{"dst": "0.0.0.0/0"}],
-            "dataDir": f"{self.directory}/ipam",
-        }
-        bridge = {"type": "bridge", "bridge": self.bridge, "isGateway": True, "ipam": ipam}
-        return {"cniVersion": "0.4.0", "name": f"test{self._number}", "plugins": [bridge]}
-
-    def environment(self) -> dict[str, str]:
-        """containerd's, which its shims inherit."""
-        bin_directory = os.path.dirname(sys.executable)
-        path = f"{bin_directory}:{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-        own = {"PATH": path, "SEALPOD_RUN_DIR": self.run, "SEALPOD_SHIM_SOCKETS": f"{self.directory}/s"}
-        return os.environ | own
-
-    def start(self) -> None:
-        """Start containerd (and its snapshotter, unless it runs) and wait until CRI answers."""
-        if self._snapshotter is None:
-            self._start_snapshotter()
-        with open(f"{self.directory}/containerd.log", "ab") as log:
-            self._process = subprocess.Popen(
-                ["containerd", "--config", f"{self.directory}/config.toml"],
-                stdout=log,
-                stderr=log,
-                env=self.environment(),
-                start_new_session=True,
-            )
-        self.cri.wait_until_ready()
-
-    def _start_snapshotter(self) -> None:
-        arguments = ["--address", f"{self.directory}/sn.sock", "--root", f"{self.directory}/sn"]
-        with open(f"{self.directory}/snapshotter.log", "ab") as log:
-            self._snapshotter = subprocess.Popen(
-                [sys.executable, "-m", "sealpod.cli.main", "snapshotter", *arguments],
-                stdout=subprocess.PIPE,
-                stderr=log,
-                start_new_session=True,
-            )
-        assert self._snapshotter.stdout is not None
-        assert self._snapshotter.stdout.readline(), "the snapshotter did not start"
+            Path(path).write_text(config)
+            text += RUNTIME.format(name=name, kind=kind, config=path)
+        Path(f"{self.directory}/config.toml").write_text(text)
+        registry = pause.partition("/")[0]
+        Path(f"{self.directory}/certs/{registry}").mkdir(exist_ok=True)
+        hosts = f'server = "http://{registry}"\n[host."http://{registry}"]\n  skip_verify = true\n'
+        Path(f"{self.directory}/certs/{registry}/hosts.toml").write_text(hosts)
+        self.network.configure(f"{self.directory}/cni", f"{self.directory}/ipam")
 
     @property
     def pid(self) -> int:
@@ -158,18 +140,71 @@ class ContainerdHost:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def own_pids(self) -> set[int]:
+        """Of the processes that belong to the node and not to a pod."""
+        return {process.pid for process in (self._process, self._snapshotter) if process is not None}
+
+    def start(self) -> None:
+        """Start containerd (and its snapshotter, unless it runs) and wait until CRI answers."""
+        if self._snapshotter is None and self._snapshotter_name == "sealpod":
+            self._start_snapshotter()
+        with open(f"{self.directory}/containerd.log", "ab") as log:
+            self._process = subprocess.Popen(
+                [self._program, "--config", f"{self.directory}/config.toml"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self.environment,
+                start_new_session=True,
+            )
+        try:
+            self.cri.wait_until_ready(START_SECONDS)
+        except Exception as error:
+            raise RuntimeError(f"containerd is not ready:\n{self.log()[-4000:]}") from error
+
+    def _start_snapshotter(self) -> None:
+        arguments = ["--address", f"{self.directory}/sn.sock", "--root", f"{self.directory}/sn"]
+        with open(f"{self.directory}/snapshotter.log", "ab") as log:
+            self._snapshotter = subprocess.Popen(
+                [sys.executable, "-m", "sealpod.cli.main", "snapshotter", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self.environment,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while not os.path.exists(f"{self.directory}/sn.sock"):
+            if self._snapshotter.poll() is not None or time.monotonic() > deadline:
+                text = Path(f"{self.directory}/snapshotter.log").read_text(errors="replace")
+                raise RuntimeError(f"the snapshotter did not start:\n{text[-4000:]}")
+            time.sleep(0.02)
+
     def stop(self, number: int = signal.SIGTERM) -> None:
         """End containerd; its shims live on."""
         if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
             self._process.send_signal(number)
             self._process.wait(30)
             self._process = None
 
-    def ctr(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    def restart(self, number: int = signal.SIGTERM) -> None:
+        """End containerd and start it again."""
+        self.stop(number)
+        self.start()
+
+    def ctr(self, *arguments: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
         """``ctr`` on this containerd."""
-        command = ["ctr", "--address", self.socket, *arguments]
         return subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout, env=self.environment(), check=False
+            ["ctr", "--address", self.socket, *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=seconds,
+            env=self.environment,
+            check=False,
         )
 
     def clear(self) -> None:
@@ -183,7 +218,7 @@ class ContainerdHost:
         return Path(f"{self.directory}/containerd.log").read_text(errors="replace")
 
     def close(self) -> None:
-        """End everything and remove the node."""
+        """End everything of the node."""
         if self._process is not None:
             with contextlib.suppress(Exception):
                 self.clear()
@@ -192,16 +227,14 @@ class ContainerdHost:
         if self._snapshotter is not None:
             self._snapshotter.terminate()
             self._snapshotter.wait(30)
-        subprocess.run(["ip", "link", "delete", self.bridge], capture_output=True, check=False)
+            self._snapshotter = None
 
 
 @contextlib.contextmanager
-def containerd_host(pause: str, registries: list[str], configs: dict[str, str]) -> Iterator[ContainerdHost]:
-    """A running node for the length of the block."""
-    with tempfile.TemporaryDirectory(prefix="sp", dir="/tmp", ignore_cleanup_errors=True) as directory:
-        host = ContainerdHost(directory, pause, registries, configs)
-        try:
-            host.start()
-            yield host
-        finally:
-            host.close()
+def running(host: ContainerdHost) -> Iterator[ContainerdHost]:
+    """The node, started, for the length of the block."""
+    try:
+        host.start()
+        yield host
+    finally:
+        host.close()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Debian's docker-registry on loopback, as a process of its own."""
+"""Debian's docker-registry, on loopback unless told otherwise, as a process of its own."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ CONFIG = """\
 version: 0.1
 log: {{level: error, accesslog: {{disabled: true}}}}
 storage: {{filesystem: {{rootdirectory: "{directory}"}}, delete: {{enabled: true}}}}
-http: {{addr: "127.0.0.1:{port}"}}
+http: {{addr: "{host}:{port}"}}
 """
 
 
 @contextmanager
-def docker_registry(directory: str) -> Iterator[str]:
+def docker_registry(directory: str, host: str = "127.0.0.1") -> Iterator[str]:
     """A registry that keeps its files below ``directory``; its ``host:port``."""
     port = unused_port()
     path = os.path.join(directory, "registry.yml")
     with open(path, "w", encoding="utf-8") as file:
-        file.write(CONFIG.format(directory=os.path.join(directory, "data"), port=port))
+        file.write(CONFIG.format(directory=os.path.join(directory, "data"), host=host, port=port))
     with open(os.path.join(directory, "registry.log"), "wb") as log:
         process = subprocess.Popen([str(PROGRAM), "serve", path], stdout=log, stderr=log)
     try:
-        _wait(process, port, os.path.join(directory, "registry.log"))
-        yield f"127.0.0.1:{port}"
+        _wait(process, (host, port), os.path.join(directory, "registry.log"))
+        yield f"{host}:{port}"
     finally:
         process.kill()
         process.wait()
 
 
-def _wait(process: subprocess.Popen[bytes], port: int, log: str) -> None:
+def _wait(process: subprocess.Popen[bytes], address: tuple[str, int], log: str) -> None:
     """Until it accepts connections: the one event it gives."""
     deadline = time.monotonic() + 30
     while True:
         try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            socket.create_connection(address, timeout=1).close()
             return
         except OSError:
             if process.poll() is not None or time.monotonic() > deadline:

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What pods need around them: a registry and a key broker on the pods' network, and images in both forms.
+
+:class:`PodLab` is a whole site: network, registry, broker, platform, images, one containerd. Everything that
+is started carries a mark in its environment and has the site's directory in its arguments, so that what is
+left of it can be told from others' work (see :mod:`leftovers`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import signal
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cnikit
+from commandkit import Command, Workplace
+from containerdhost import ContainerdHost, running
+from imagekit import make_tar, member, put_image
+from localregistry import docker_registry
+
+from sealpod.guestimage.busybox import read_busybox
+from sealpod.guestimage.cache import cache_directory
+from sealpod.platform.model import open_model
+from sealpod.registry.transports import open_sink
+from sealpod.sandbox.inputs import read_inputs
+from sealpod.sandbox.podsettings import pod_settings
+from sealpod.sev.chain import Chain
+
+KEY_ID, KEYSET = "key_id1", "KEYSET-1"
+MEMORY = 512  # MiB of each guest
+APPLETS = (
+    *("cat", "chmod", "chown", "cp", "date", "dd", "df", "echo", "env", "false", "free", "grep", "head"),
+    *("hostname", "httpd", "id", "ip", "ipcs", "kill", "ln", "ls", "mkdir", "mount", "nc", "ps", "pwd"),
+    *("readlink", "rm", "seq", "sh", "sleep", "stat", "stty", "tail", "test", "touch", "tr", "true", "tty"),
+    *("umount", "uname", "wc", "wget", "yes"),
+)
+PLAIN = """\
+[hypervisor.qemu]
+default_memory = {memory}
+kernel_params = "agent.enable_signature_verification=false agent.insecure_registries={registry}{more}"
+"""
+ATTESTED = """\
+confidential_guest = true
+guest_pre_attestation = true
+guest_pre_attestation_kbs_mode = "{mode}"
+guest_pre_attestation_kbs_uri = "{kbs}"
+sev_guest_policy = 3
+"""
+OFFLINE = " agent.aa_kbc_params=offline_sev_kbc::null"
+CONFIDENTIAL = "kata-qemu-sev"
+# Runtime handlers of the site: the shim's name, the broker's mode, what is added to the command line.
+HANDLERS = {
+    "kata": ("kata", "", ""),
+    "kata-qemu": ("kata-qemu", "", ""),
+    CONFIDENTIAL: (CONFIDENTIAL, "online", ""),
+    "offline": (CONFIDENTIAL, "offline", OFFLINE),
+    "wrong-online": (CONFIDENTIAL, "online", " tampered"),
+    "wrong-offline": (CONFIDENTIAL, "offline", f"{OFFLINE} tampered"),
+}
+ALLOWED = (CONFIDENTIAL, "offline")
+
+
+def busybox_layer(marker: str) -> bytes:
+    """A root file system of one program under many names, two users, a page, and the marker."""
+    files = {
+        "bin/busybox": (read_busybox(), 0o755),
+        "etc/passwd": (b"root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1000:web:/home/web:/bin/sh\n", 0o644),
+        "etc/group": (b"root:x:0:\nweb:x:1000:\n", 0o644),
+        "etc/marker": (f"{marker}\n".encode(), 0o644),
+        "www/index.html": (f"page of {marker}\n".encode(), 0o644),
+    }
+    directories = ("bin", "dev", "etc", "home", "home/web", "mnt", "proc", "root", "sys", "tmp", "www")
+    members = [member(name, tarfile.DIRTYPE, mode=0o1777 if name == "tmp" else 0o755) for name in directories]
+    members += [member(name, content=data, mode=mode) for name, (data, mode) in files.items()]
+    members += [member(f"bin/{name}", tarfile.SYMTYPE, linkname="busybox") for name in APPLETS]
+    return make_tar(members)
+
+
+@dataclass(frozen=True)
+class PodLab:
+    """A site. ``marker`` is what nobody outside a guest may read of the encrypted image."""
+
+    host: ContainerdHost
+    place: Workplace
+    registry: str
+    broker: Command
+    kbs: str
+    marker: str
+    layers: tuple[str, ...]
+    """Digests of the images' layers, as ``sha256:...`` and as bare numbers."""
+    configs: dict[str, tuple[str, str]]
+    platform: str
+
+    def image(self, tag: str) -> str:
+        """``plain``, ``encrypted``, ``nobody`` (its key is not the broker's to give) or ``pause``."""
+        return f"{self.registry}/app:{tag}"
+
+
+@contextlib.contextmanager
+def pod_lab(*, snapshotter: str = "sealpod", containerd: str = "containerd") -> Iterator[PodLab]:
+    """A site for the length of the block."""
+    with contextlib.ExitStack() as scope:
+        name = scope.enter_context(
+            tempfile.TemporaryDirectory(prefix="sp", dir="/tmp", ignore_cleanup_errors=True)
+        )
+        root = Path(name)
+        network = scope.enter_context(cnikit.pod_network())
+        place = Workplace(root / "w", cache_directory())
+        (root / "registry").mkdir()
+        registry = scope.enter_context(docker_registry(str(root / "registry"), network.gateway))
+        platform = str(root / "platform")
+        ark = asyncio.run(_fingerprint(platform))
+        database = f"sqlite:///{root}/kbs.db"
+        broker, kbs = scope.enter_context(serving(place, f"{network.gateway}:0", database, ark))
+        marker = f"marker-{secrets.token_hex(16)}"
+        layers = _publish(place, root, registry, marker)
+        configs = _configs(registry, kbs)
+        _fill_broker(place, root, database, configs)
+        environment = {**place.environment, "SEALPOD_PLATFORM_STATE": platform}
+        host = ContainerdHost(
+            f"{name}/n",
+            network,
+            # runc runs the pause container's program, sealpod's shim does not.
+            f"{registry}/app:{'pause' if snapshotter == 'sealpod' else 'sleep'}",
+            environment,
+            configs,
+            snapshotter=snapshotter,
+            containerd=containerd,
+        )
+        scope.enter_context(running(host))
+        yield PodLab(host, place, registry, broker, kbs, marker, layers, configs, platform)
+
+
+@contextlib.contextmanager
+def serving(place: Workplace, listen: str, database: str, ark: str) -> Iterator[tuple[Command, str]]:
+    """A key broker at ``listen``: its process and HOST:PORT."""
+    words = ("kbs", "serve", "--listen", listen, "--database", database, "--trust-ark", ark)
+    with place.start(*words) as command:
+        yield command, command.until("listening on ").rpartition("listening on ")[2].split()[0].rstrip(",")
+        command.send(signal.SIGTERM)
+
+
+async def _fingerprint(state: str) -> str:
+    platform = await open_model(state)
+    try:
+        return Chain.decode(await platform.certificate_chain()).ark.sha256
+    finally:
+        await platform.close()
+
+
+def _publish(place: Workplace, root: Path, registry: str, marker: str) -> tuple[str, ...]:
+    layout = root / "image"
+    sink, _ = open_sink(f"oci:{layout}:app")
+    config: dict[str, object] = {
+        "Cmd": ["cat", "/etc/marker"],
+        "Env": ["PATH=/bin", "OF_IMAGE=yes"],
+        "WorkingDir": "/home",
+    }
+    put_image(sink, "app", [busybox_layer(marker)], config=config)
+    put_image(sink, "sleep", [busybox_layer("sleeps")], config={"Cmd": ["/bin/sleep", "1000000"]})
+    put_image(sink, "pause", [make_tar([member("pause", content=b"never run\n", mode=0o755)])])
+    http = ("--insecure-registry", registry)
+    for tag, source in (("plain", "app"), ("pause", "pause"), ("sleep", "sleep")):
+        _sealpod(place, "image", "copy", *http, f"oci:{layout}:{source}", f"docker://{registry}/app:{tag}")
+    for tag, key_id in (("encrypted", KEY_ID), ("nobody", "nobody")):
+        key = root / f"key-{key_id}"
+        key.touch(mode=0o600)
+        key.write_bytes(secrets.token_bytes(32))
+        words = (f"oci:{layout}:app", f"docker://{registry}/app:{tag}")
+        _sealpod(place, "image", "encrypt", *http, *words, "--key-id", key_id, "--key-file", str(key))
+    blobs = (root / "registry/data/docker/registry/v2/blobs/sha256").glob("*/*/data")
+    return tuple(path.parent.name for path in blobs if path.read_bytes()[:1] != b"{")
+
+
+def _configs(registry: str, kbs: str) -> dict[str, tuple[str, str]]:
+    found = {}
+    for name, (kind, mode, more) in HANDLERS.items():
+        text = PLAIN.format(memory=MEMORY, registry=registry, more=more)
+        found[name] = (kind, text + (ATTESTED.format(mode=mode, kbs=kbs) if mode else ""))
+    return found
+
+
+def _fill_broker(place: Workplace, root: Path, database: str, configs: dict[str, tuple[str, str]]) -> None:
+    digests = [
+        word for name in ALLOWED for word in ("--digest", digest(root / f"{name}.toml", *configs[name]))
+    ]
+    at = ("--database", database)
+    _sealpod(place, "kbs", "policy", "set", "app", *digests, *at)
+    key = str(root / f"key-{KEY_ID}")
+    _sealpod(place, "kbs", "secret", "set", KEY_ID, "--from-file", key, "--policy", "app", *at)
+    _sealpod(place, "kbs", "keyset", "set", KEYSET, "--secret", KEY_ID, "--policy", "app", *at)
+
+
+def digest(path: Path, kind: str, config: str) -> str:
+    """The launch digest of a pod with this configuration."""
+    path.write_text(config)
+    settings = pod_settings(kind, str(path), {}, user_network=False)
+    return asyncio.run(read_inputs(settings.spec())).components.digest
+
+
+def _sealpod(place: Workplace, *words: str) -> None:
+    done = place.sealpod(*words)
+    assert done.status == 0, done.stderr
