@@ -200,7 +200,7 @@ def test_a_broker_that_is_not_there_is_named_with_the_phase(place: Path, netns: 
         assert caught.value.code == "kbs.unreachable"
         assert caught.value.message.startswith("getting a session from the key broker failed: ")
         assert "127.0.0.1:9" in caught.value.message
-        assert "connection refused" in caught.value.message
+        assert "Connection refused" in caught.value.message
 
     asyncio.run(scenario())
 

@@ -33,6 +33,9 @@ CONNECT_ATTEMPTS: Final = 3
 RETRY_PAUSE: Final = 0.3
 """Seconds between attempts: a broker that is just starting is met, an absent one soon reported."""
 
+NOT_GRPC: Final = "it does not speak gRPC as simple-kbs does"
+"""The reason given when something else answers."""
+
 _PREFIX = struct.Struct(">?I")
 
 
@@ -190,7 +193,7 @@ class _Call:
         raise unreachable(self._address, "its answer is not one uncompressed gRPC message")
 
     def _not_grpc(self) -> UnavailableError:
-        return unreachable(self._address, "it does not speak gRPC as simple-kbs does")
+        return unreachable(self._address, NOT_GRPC)
 
 
 def _text(value: str | bytes) -> str:

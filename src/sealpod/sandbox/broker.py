@@ -1,24 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """The host's side of the key broker: GetBundle and GetSecret, simple-kbs' messages over gRPC.
 
+The calls are made with the guest's small gRPC client rather than grpcio, which would take 20 MiB of every
+pod's shim for two calls.
+
 The broker's refusals keep upstream's text; ours adds a stable code and a remedy as trailing metadata, which
 a broker of another make does not send.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import contextlib
-import re
-from collections.abc import AsyncIterator
-from typing import Final, Literal
-
-import grpc
-import grpc.aio
+import threading
+from collections.abc import Callable
+from typing import Final, Literal, TypeVar
 
 from sealpod import errors
+from sealpod.kbc import unary
 from sealpod.sandbox.evidence import Bundle, Evidence
+from sealpod.sandbox.network import split_host_port
 from sealpod.sev import cert
 from sealpod.sev.packet import Packet
 from sealpod.sev.policy import Policy
@@ -29,17 +32,18 @@ SERVICE: Final = "/keybroker.KeyBrokerService/"
 CALL_SECONDS: Final = 10.0  # Kata's limit for one call
 SESSION_SIZE: Final = 128  # bytes
 LAUNCH_DESCRIPTION: Final = "sealpod run"
-# What gRPC says of a peer that speaks HTTP, but not gRPC.
-HTTP_SIGNS: Final = ("http1.x server", "http2 header with status", "before server preface")
-# The rest of what it says is about its own insides.
-_CAUSE: Final = re.compile(r"([A-Z][a-z]+(?: [a-z]+)*)(?: \(\d+\))?$")
+MAX_TEXT: Final = 1000  # characters kept of a text the broker sends
+UNIMPLEMENTED: Final = 12  # gRPC's status of a server that knows no such service
+
+_T = TypeVar("_T")
 
 
 class Broker:
-    """A key broker at ``address``. Make one with :func:`connect`."""
+    """A key broker at ``address``, HOST:PORT. Nothing is sent before the first call."""
 
-    def __init__(self, channel: grpc.aio.Channel, address: str) -> None:
-        self._channel = channel
+    def __init__(self, address: str) -> None:
+        host, port = split_host_port(address, what="the key broker's address")
+        self._peer = (host.strip("[]"), port)
         self.address = address
 
     async def get_bundle(self, chain: bytes, policy: Policy) -> Bundle:
@@ -88,38 +92,65 @@ class Broker:
         )
 
     async def _call(self, method: str, payload: bytes) -> bytes:
-        call = self._channel.unary_unary(SERVICE + method)
         try:
-            return bytes(await call(payload, timeout=CALL_SECONDS))
-        except grpc.aio.AioRpcError as error:
-            raise self._translate(error) from error
-
-    def _translate(self, error: grpc.aio.AioRpcError) -> errors.SealpodError:
-        details = error.details() or ""
-        if error.code() == grpc.StatusCode.UNIMPLEMENTED or any(sign in details for sign in HTTP_SIGNS):
-            return errors.UnavailableError(
-                f"what answers at {self.address} is not a simple-kbs: it does not serve its gRPC interface",
-                code="kbs.not-a-broker",
-                remedy="name a key broker of simple-kbs' protocol, not an HTTP server such as another KBS",
+            answer = await _in_thread(
+                lambda: unary.call(self._peer, SERVICE + method, payload, timeout=CALL_SECONDS)
             )
-        if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-            return errors.UnavailableError(
-                f"the key broker at {self.address} does not answer{_cause(details)}",
+        except errors.UnavailableError as error:
+            if unary.NOT_GRPC in error.message:
+                raise self._other() from error
+            reason = error.message.rpartition(": ")[2]
+            raise errors.UnavailableError(
+                f"the key broker at {self.address} does not answer: {reason}",
                 code="kbs.unreachable",
                 remedy="start it (`sealpod kbs serve`) or correct its address",
-            )
-        metadata = {key: value for key, value in error.trailing_metadata() or ()}  # noqa: C416 - not a mapping
-        code, remedy = metadata.get("sealpod-code"), metadata.get("sealpod-remedy")
+            ) from error
+        if answer.status.code:
+            raise self._translate(answer.status)
+        return answer.message
+
+    def _other(self) -> errors.UnavailableError:
+        return errors.UnavailableError(
+            f"what answers at {self.address} is not a simple-kbs",
+            code="kbs.not-a-broker",
+            remedy="name a key broker of simple-kbs' gRPC protocol, not an HTTP server such as another KBS",
+        )
+
+    def _translate(self, status: unary.Status) -> errors.SealpodError:
+        if status.code == UNIMPLEMENTED:
+            return self._other()
+        code, remedy = status.trailers.get("sealpod-code"), status.trailers.get("sealpod-remedy")
         return errors.RefusedError(
-            f"the key broker refused: {details or error.code().name}",
-            code=str(code) if code else "kbs.refused",
-            remedy=str(remedy) if remedy else None,
+            f"the key broker refused: {status.message[:MAX_TEXT] or f'status {status.code}'}",
+            code=code or "kbs.refused",
+            remedy=remedy or None,
         )
 
 
-def _cause(details: str) -> str:
-    match = _CAUSE.search(details)
-    return f": {match[1].lower()}" if match else ""
+async def _in_thread(work: Callable[[], _T]) -> _T:
+    """The result of ``work``, done in a thread nobody waits for when this task is cancelled."""
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[_T] = loop.create_future()
+
+    def settle(value: _T | None, error: Exception | None) -> None:
+        if result.cancelled():
+            return
+        if error is not None:
+            result.set_exception(error)
+        else:
+            result.set_result(value)  # type: ignore[arg-type]
+
+    def run() -> None:
+        value, failure = None, None
+        try:
+            value = work()
+        except Exception as error:  # noqa: BLE001 - it is the waiting task's
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(settle, value, failure)
+
+    threading.Thread(target=run, name="key broker", daemon=True).start()
+    return await result
 
 
 def _decode(text: str, size: int | None, what: str) -> bytes:
@@ -132,11 +163,3 @@ def _decode(text: str, size: int | None, what: str) -> bytes:
             f"the key broker's {what} has {len(data)} bytes instead of {size}", code="kbs.malformed"
         )
     return data
-
-
-@contextlib.asynccontextmanager
-async def connect(address: str) -> AsyncIterator[Broker]:
-    """A broker for the length of the block. Nothing is sent before the first call."""
-    options = [("grpc.enable_retries", 0), ("grpc.max_receive_message_length", 1 << 20)]
-    async with grpc.aio.insecure_channel(address, options=options) as channel:
-        yield Broker(channel, address)

@@ -20,7 +20,6 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from sealpod.errors import UsageError
 from sealpod.platform.port import Launch, LaunchSpec, Measured, Platform
@@ -28,15 +27,13 @@ from sealpod.qemu.arguments import MachineSpec
 from sealpod.qemu.machine import Machine, start_machine
 from sealpod.sandbox.agent import AgentClient
 from sealpod.sandbox.boot import wait_for_agent
+from sealpod.sandbox.broker import Broker
 from sealpod.sandbox.channel import Channel
 from sealpod.sandbox.evidence import Bundle, Evidence
 from sealpod.sandbox.host import Host
 from sealpod.sandbox.inputs import LaunchInputs, command_line, read_inputs, require_files
 from sealpod.sandbox.spec import LaunchRecord, PodSpec
 from sealpod.sandbox.timeline import Observation, Timeline
-
-if TYPE_CHECKING:
-    from sealpod.sandbox.broker import Broker
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,30 +103,22 @@ async def _launch_measured(
     with phase("inputs"):
         inputs = await read_inputs(spec)
         seen.record = LaunchRecord(inputs.components, platform.kind, spec.memory, spec.cpus, host.accelerator)
-    async with contextlib.AsyncExitStack() as broker_scope:
-        broker, bundle = None, None
-        if spec.kbc != "none":
-            with phase("bundle"):  # (1)
-                broker = await _connect(spec.kbs, broker_scope)
-                bundle = await broker.get_bundle(await platform.certificate_chain(), spec.policy)
-                seen.launch_id = bundle.launch_id
-        with phase("start"):  # (2), (3)
-            launch = await platform.launch(launch_spec(spec, inputs, bundle))
-            scope.push_async_callback(launch.close)
-            machine = await start(machine_spec(name, host, spec, inputs, launch))
-        with phase("measure"):  # (4)
-            measured = await launch.measure(machine)
-        if broker is not None and bundle is not None:
-            await _attest(broker, bundle, measured, spec, inputs, launch, machine, seen.timeline)  # (5), (6)
-        await launch.finish(machine)
+    broker, bundle = None, None
+    if spec.kbc != "none":
+        with phase("bundle"):  # (1)
+            broker = Broker(spec.kbs)
+            bundle = await broker.get_bundle(await platform.certificate_chain(), spec.policy)
+            seen.launch_id = bundle.launch_id
+    with phase("start"):  # (2), (3)
+        launch = await platform.launch(launch_spec(spec, inputs, bundle))
+        scope.push_async_callback(launch.close)
+        machine = await start(machine_spec(name, host, spec, inputs, launch))
+    with phase("measure"):  # (4)
+        measured = await launch.measure(machine)
+    if broker is not None and bundle is not None:
+        await _attest(broker, bundle, measured, spec, inputs, launch, machine, seen.timeline)  # (5), (6)
+    await launch.finish(machine)
     return machine
-
-
-async def _connect(address: str, scope: contextlib.AsyncExitStack) -> Broker:
-    # Late: the library takes tens of MiB, which guests without a broker need not have.
-    from sealpod.sandbox import broker
-
-    return await scope.enter_async_context(broker.connect(address))
 
 
 def launch_spec(spec: PodSpec, inputs: LaunchInputs, bundle: Bundle | None) -> LaunchSpec:
