@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import signal
 import socket
@@ -20,8 +21,6 @@ from sealpod.shim.arguments import Arguments
 
 LISTEN_FD = 3
 BACKLOG = 64
-ATTEMPTS = 3
-"""Tries for the socket, should others start the same pod at the same moment."""
 PID_FILE = "shim.pid"
 ADDRESS_FILE = "address"
 
@@ -55,25 +54,33 @@ def start(arguments: Arguments, runtime: str) -> str:
 
 def listen(path: str) -> socket.socket | None:
     """A listening socket at ``path``; None when a living shim has it. One left by a dead shim is replaced."""
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    for _ in range(ATTEMPTS):
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        before = os.umask(0o177)
-        try:
-            listener.bind(path)
-            listener.listen(BACKLOG)
-        except OSError as error:
-            listener.close()
-            if error.errno != errno.EADDRINUSE:
-                raise OSError(error.errno, error.strerror or str(error), path) from error
-        else:
-            return listener
-        finally:
-            os.umask(before)
-        if answers(path):
-            return None
-        remove(path)
-    raise OSError(errno.EADDRINUSE, "the socket is taken, lost and taken again", path)
+    directory = os.path.dirname(path)
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    # A socket is bound before it listens, and in between it looks dead: one start at a time.
+    lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.path.lexists(path):
+            if answers(path):
+                return None
+            remove(path)
+        return _bind(path)
+    finally:
+        os.close(lock)
+
+
+def _bind(path: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        listener.bind(path)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise OSError(error.errno or errno.ENAMETOOLONG, error.strerror or str(error), path) from error
+    finally:
+        os.umask(before)
+    return listener
 
 
 def answers(path: str) -> bool:
