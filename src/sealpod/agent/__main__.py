@@ -8,9 +8,13 @@ are answered. If PID 1 fails, it says why on the console and powers the machine 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import sys
 import threading
+from collections.abc import Callable
+from typing import Final
 
 from sealpod.agent import boot, channel, parameters
 from sealpod.agent.console import Console
@@ -23,6 +27,7 @@ from sealpod.agent.service import Service
 from sealpod.errors import DecodeError, SealpodError, UsageError
 from sealpod.wire.agentapi import AGENT
 
+MAX_CONNECTIONS: Final = 8
 HELP = "The guest's agent. Runs as PID 1 of a sealpod guest; there is nothing to run by hand."
 
 
@@ -31,7 +36,7 @@ def run(console: Console) -> None:
     boot.prepare()
     settings = parameters.parse(boot.command_line())
     console.verbose = settings.debug
-    port = channel.open_port()
+    way = channel.open_channel()
     console.say("agent ready")
     images = Images(settings, os.path.join(ROOT, "image"), console)
     threading.Thread(target=images.prepare, name="prepare", daemon=True).start()
@@ -39,23 +44,59 @@ def run(console: Console) -> None:
     reaper.start()
     service = Service(Sandbox(images.pull, reaper, Runtime(reaper)))
     ended = threading.Event()
-    threading.Thread(target=_serve, args=(port, service, console, ended), name="serve", daemon=True).start()
+    after = {(AGENT, "DestroySandbox"): ended.set}
+
+    def server(descriptor: int) -> Server:
+        refusals = settings.endpoints.refusals()
+        return Server(descriptor, service.methods(), console, after=after, refusals=refusals)
+
+    threading.Thread(target=_serve, args=(way, server, console, ended), name="serve", daemon=True).start()
     ended.wait()
 
 
-def _serve(port: int, service: Service, console: Console, ended: threading.Event) -> None:
+def _serve(
+    way: int | socket.socket, server: Callable[[int], Server], console: Console, ended: threading.Event
+) -> None:
     """One server per connection of the host, until the sandbox is destroyed."""
     try:
-        while True:
-            channel.wait_for_host(port)
-            after = {(AGENT, "DestroySandbox"): ended.set}
-            try:
-                Server(port, service.methods(), console, after=after).serve()
-            except DecodeError as exc:
-                console.say(exc.one_line())
+        if isinstance(way, int):
+            while True:
+                channel.wait_for_host(way)
+                _serve_one(server(way), console)
+        else:
+            serve_connections(way, server, console)
     except Exception as exc:  # noqa: BLE001 (without this thread nobody could end the machine)
         console.say(f"agent failed: {describe(exc)}")
         ended.set()
+
+
+def serve_connections(listener: socket.socket, server: Callable[[int], Server], console: Console) -> None:
+    """Serve many connections, a few at a time: another waits until one of them ends."""
+    free = threading.BoundedSemaphore(MAX_CONNECTIONS)
+
+    def serve(connection: socket.socket) -> None:
+        serving = server(connection.fileno())
+        try:
+            _serve_one(serving, console)
+        finally:
+            # Wake a writer that still waits for a reader, before its descriptor goes.
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            serving.close()
+            connection.close()
+            free.release()
+
+    while True:
+        free.acquire()
+        connection, _ = listener.accept()
+        threading.Thread(target=serve, args=(connection,), daemon=True).start()
+
+
+def _serve_one(serving: Server, console: Console) -> None:
+    try:
+        serving.serve()
+    except DecodeError as exc:
+        console.say(exc.one_line())
 
 
 def main() -> int:

@@ -18,7 +18,7 @@ from sealpod.errors import OperationError
 RUN_SIZE: Final = "80%"
 """Of guest memory, for /run: it holds unpacked images and what containers write. The kernel's default is
 half, which makes an image need twice its size."""
-CONTROLLERS: Final = ("cpu", "memory", "pids")
+CONTROLLERS: Final = ("cpu", "memory", "pids", "hugetlb")
 CGROUPS: Final = "/sys/fs/cgroup"
 MOUNTS: Final = (
     ("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, ""),

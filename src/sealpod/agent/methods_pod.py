@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
-from sealpod.agent import network
+from sealpod.agent import clock, network
 from sealpod.agent.merge import IMAGE_GUEST_PULL
 from sealpod.agent.parameters import VERSION
 from sealpod.agent.sandbox import Sandbox
@@ -43,6 +42,10 @@ class PodMethods:
     def _create_sandbox(self, request: Message) -> None:
         if request.guest_hook_path:
             raise UsageError("this guest's pod has no hooks", code="sandbox.unsupported")
+        for module in request.kernel_modules:
+            from sealpod.agent import modules
+
+            modules.load(module.name, " ".join(module.parameters))
         self._sandbox.configure(request)
 
     def _destroy_sandbox(self, request: Message) -> None:
@@ -104,6 +107,4 @@ def _get_guest_details(_: Message) -> Message:
 
 
 def _set_guest_date_time(request: Message) -> None:
-    if not 0 <= request.Usec < 1_000_000 or request.Sec < 0:
-        raise UsageError("this is no point in time", code="sandbox.time")
-    time.clock_settime_ns(time.CLOCK_REALTIME, request.Sec * 1_000_000_000 + request.Usec * 1000)
+    clock.set_time(request.Sec, request.Usec)

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent's settings: ``agent.*`` parameters of the kernel command line.
+"""The agent's settings: ``agent.*`` parameters of the kernel command line, and a file of the image's.
 
 The command line is measured at launch, so whoever released the secrets has agreed to these settings; nothing
 the host says later changes them. Names are the Kata agent's; unknown ones are ignored as there, because the
 line is shared with the kernel. When a name stands twice, the last one counts, as with the kernel's own.
+``agent.config_file`` names a file with more of them, which is measured with the image; the line overrides it.
 """
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from sealpod.agent import endpoints
+from sealpod.agent.endpoints import Endpoints
 from sealpod.errors import UsageError
 
 VERSION: Final = "sealpod-agent 0.1.0"
@@ -29,20 +32,30 @@ class Parameters(NamedTuple):
     """Log every call on the console."""
     verify_signatures: bool = False
     """Run signed images only. Not built yet: pulling is refused while it is set."""
+    endpoints: Endpoints = Endpoints()
+    """Which calls of the host are answered."""
 
 
 def parse(cmdline: str) -> Parameters:
-    """The parameters in ``/proc/cmdline``. Raises :class:`UsageError` for a value that makes no sense."""
+    """The parameters in ``/proc/cmdline`` and the file it names.
+
+    Raises :class:`UsageError` for a value that makes no sense, and for a file that cannot be read.
+    """
     found: dict[str, str] = {}
     for word in cmdline.split():
         name, _, value = word.partition("=")
         if name.startswith(PREFIX):
             found[name.removeprefix(PREFIX)] = value
+    if found.get("config_file"):
+        from sealpod.agent import configfile
+
+        found = {**configfile.read(found["config_file"]), **found}
     return Parameters(
         aa_kbc_params=found.get("aa_kbc_params", ""),
         insecure_registries=tuple(filter(None, found.get("insecure_registries", "").split(","))),
-        debug=found.get("log", "info") in ("debug", "trace"),
+        debug=found.get("log", found.get("log_level", "info")) in ("debug", "trace"),
         verify_signatures=_flag(found, "enable_signature_verification"),
+        endpoints=endpoints.parse(found.get("allowed_endpoints"), found.get("blocked_endpoints", "")),
     )
 
 

@@ -33,7 +33,8 @@ Handler = Callable[[bytes], bytes]
 class Server:
     """Serves ``methods`` (by service and method name) on ``descriptor`` until :meth:`serve` returns.
 
-    ``after`` holds what to do once a method's answer is out, if it was a success.
+    ``after`` holds what to do once a method's answer is out, if it was a success; ``refusals`` the words with
+    which some methods are not served.
     """
 
     def __init__(
@@ -43,10 +44,12 @@ class Server:
         console: Console | None = None,
         *,
         after: Mapping[tuple[str, str], Callable[[], None]] | None = None,
+        refusals: Mapping[tuple[str, str], str] | None = None,
     ) -> None:
         self._descriptor = descriptor
         self._methods = methods
         self._after = after or {}
+        self._refusals = refusals or {}
         self._console = console or Console()
         self._writing = threading.Lock()
         self._calls = threading.BoundedSemaphore(MAX_CALLS)
@@ -62,6 +65,11 @@ class Server:
                     self._accept(frame, streams)
             decoder.end()
         finally:
+            self._closed = True
+
+    def close(self) -> None:
+        """Write nothing more; then the descriptor may be closed, whatever call is still under way."""
+        with self._writing:
             self._closed = True
 
     def _read(self) -> bytes:
@@ -100,6 +108,10 @@ class Server:
             follow()
 
     def _answer(self, request: Request) -> Response:
+        refusal = self._refusals.get((request.service, request.method))
+        if refusal is not None:
+            self._console.say(refusal)
+            return Response(code=UNIMPLEMENTED, message=refusal)
         handler = self._methods.get((request.service, request.method))
         if handler is None:
             known = any(service == request.service for service, _ in self._methods)

@@ -1,17 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finding the virtio port by name, and waiting for the host."""
+"""Finding the virtio port by name or falling back to vsock, and waiting for the host.
+
+Left out: a real vsock device, which this needs a guest for.
+"""
 
 from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
+from sealpod.agent import __main__ as main_module
 from sealpod.agent import channel
-from sealpod.errors import UnavailableError
+from sealpod.agent.console import Console
+from sealpod.agent.server import Server
+from sealpod.errors import NotFoundError, UnavailableError
+from sealpod.wire.agentapi import AGENT
+
+sys.path.insert(0, str(Path(__file__).parent))  # importlib mode does not
+from client import Client
 
 
 def test_by_link(tmp_path: Path) -> None:
@@ -32,10 +43,82 @@ def test_absent(tmp_path: Path) -> None:
     assert channel.find(links="/none", classes="/none") is None
 
 
-def test_a_port_that_never_comes() -> None:
+def test_a_port_that_never_comes(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError) as caught:
-        channel.open_port("no.such.port", timeout=0)
+        channel.open_channel("no.such.port", timeout=0, devices=str(tmp_path))
     assert caught.value.code == "agent.no-channel"
+
+
+def virtio(tmp_path: Path, *numbers: int) -> str:
+    for position, number in enumerate(numbers):
+        (tmp_path / f"virtio{position}").mkdir()
+        (tmp_path / f"virtio{position}" / "device").write_text(f"0x{number:04x}\n")
+    return str(tmp_path)
+
+
+def test_devices_by_their_numbers(tmp_path: Path) -> None:
+    assert channel.virtio_devices(virtio(tmp_path, 1, 3, 19)) == {1, channel.SERIAL, channel.VSOCK}
+    assert channel.virtio_devices("/none") == set()
+
+
+def test_vsock_where_there_is_no_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listening = socket.socket()
+    monkeypatch.setattr(channel, "listen", lambda: listening)
+    with listening:
+        devices = virtio(tmp_path, 1, 19)
+        assert channel.open_channel("no.such.port", timeout=0, devices=devices) is listening
+
+
+def test_a_machine_with_both_waits_for_its_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel, "listen", lambda: pytest.fail("the port was to be waited for"))
+    with pytest.raises(UnavailableError):
+        channel.open_channel("no.such.port", timeout=0, devices=virtio(tmp_path, 3, 19))
+
+
+def test_vsock_without_its_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sealpod.agent.modules._order", lambda directory: {})
+    monkeypatch.setattr(os.path, "isdir", lambda path: False)
+    with pytest.raises(NotFoundError, match="no kernel module vmw_vsock_virtio_transport"):
+        channel.listen()
+
+
+def test_many_connections_are_served(tmp_path: Path) -> None:
+    """Two clients at once, and a third after one of them left; the same service answers all."""
+    calls: list[bytes] = []
+
+    def handler(payload: bytes) -> bytes:
+        calls.append(payload)
+        return b""
+
+    path = str(tmp_path / "socket")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        methods = {(AGENT, "CreateSandbox"): handler}
+        refusals = {(AGENT, "ExecProcess"): "ExecProcessRequest is blocked"}
+
+        def server(descriptor: int) -> Server:
+            return Server(descriptor, methods, Console(os.open(os.devnull, os.O_WRONLY)), refusals=refusals)
+
+        arguments = (listener, server, Console())
+        threading.Thread(target=main_module.serve_connections, args=arguments, daemon=True).start()
+        first, second = connect(path), connect(path)
+        first.call("CreateSandbox")
+        second.call("CreateSandbox")
+        first.connection.close()
+        third = connect(path)
+        third.call("CreateSandbox")
+        blocked = second.refused("ExecProcess")
+        assert (blocked.code, blocked.message) == (12, "ExecProcessRequest is blocked")
+        assert len(calls) == 3
+        for client in (second, third):
+            client.connection.close()
+
+
+def connect(path: str) -> Client:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(path)
+    return Client(connection)
 
 
 def test_the_host_is_there_when_there_is_something_to_read() -> None:

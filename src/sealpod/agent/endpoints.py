@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which calls of the host are answered: what the pod's owner allows by measured settings.
+
+A call is named by its request message, as in Kata: ``ExecProcessRequest``, ``ReadStreamRequest`` (both
+outputs), ``CopyFileRequest``. With a list of allowed ones everything else is blocked; what is on the list of
+blocked ones is blocked in any case. The health service always answers.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from sealpod.errors import UsageError
+from sealpod.wire.agentapi import AGENT, METHODS
+
+NAMES: Final = frozenset(request for (service, _), (request, _) in METHODS.items() if service == AGENT)
+
+
+class Endpoints(NamedTuple):
+    """``allowed`` None means all."""
+
+    allowed: frozenset[str] | None = None
+    blocked: frozenset[str] = frozenset()
+
+    def refusals(self) -> dict[tuple[str, str], str]:
+        """What to answer to the calls that are blocked, by service and method."""
+        return {
+            (service, method): f"{request} is blocked"
+            for (service, method), (request, _) in METHODS.items()
+            if service == AGENT and not self._allows(request)
+        }
+
+    def _allows(self, request: str) -> bool:
+        return request not in self.blocked and (self.allowed is None or request in self.allowed)
+
+
+def parse(allowed: str | None, blocked: str) -> Endpoints:
+    """From lists with commas. Raises :class:`UsageError` for a name to block that does not exist.
+
+    An unknown name among the allowed ones, of another version's call, allows nothing and is no mistake.
+    """
+    names = frozenset(filter(None, blocked.split(",")))
+    unknown = sorted(names - NAMES)
+    if unknown:
+        text = f"the agent has no call {unknown[0]!r} to block"
+        raise UsageError(text, code="agent.parameter", remedy="name request messages, as ExecProcessRequest")
+    return Endpoints(None if allowed is None else frozenset(filter(None, allowed.split(","))), names)
