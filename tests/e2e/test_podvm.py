@@ -9,10 +9,13 @@ import errno
 import json
 import os
 import secrets
+import select
 import shutil
 import signal
 import socket
 import subprocess
+import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from sealpod.qemu.machine import Machine
 from sealpod.sandbox import podvm, state
 from sealpod.sandbox.podvm import PodRequest, PodVm, start_pod
 from sealpod.sandbox.spec import GuestFiles
+from sealpod.sandbox.state import SandboxState, is_alive
 
 pytestmark = [
     pytest.mark.e2e,
@@ -59,7 +63,7 @@ def place(
     before = set(children())
     yield tmp_path
     assert set(children()) <= before
-    assert os.listdir(tmp_path / "sandboxes") == []
+    assert state.sandbox_ids() == []
 
 
 @pytest.fixture
@@ -217,3 +221,63 @@ def test_a_kernel_that_is_not_one_is_told_in_qemus_words(place: Path) -> None:
         assert "linux kernel too old" in caught.value.message or "kernel" in caught.value.message
 
     asyncio.run(scenario())
+
+
+def test_a_killed_shim_takes_its_machine_along_and_the_rest_is_cleaned_up(place: Path, netns: str) -> None:
+    asked = request(place, MEASURED, netns, "kata-qemu-sev")
+    program = textwrap.dedent(f"""
+        import asyncio
+        from sealpod.sandbox.podvm import PodRequest, start_pod
+        async def main():
+            vm = await start_pod({asked!r})
+            print("booted", flush=True)
+            await vm.wait()
+        asyncio.run(main())
+    """)
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as shim:
+        assert shim.stdout is not None
+        assert shim.stdout.readline() == "booted\n"
+        processes = SandboxState(asked.id).read()["processes"]
+        assert set(processes) == {"shim", "platform", "qemu"}
+        watched = [os.pidfd_open(entry["pid"]) for entry in processes.values()]
+        shim.kill()
+    for descriptor in watched:
+        assert select.select([descriptor], [], [], 20)[0]
+        os.close(descriptor)
+    assert not any(map(is_alive, processes.values()))
+    assert "tap0_kata" in ip("-n", os.path.basename(netns), "link")
+    podvm.clean_up(asked.id)
+
+
+def test_shims_of_several_pods_use_one_platform_at_once(
+    place: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """From its very first use, when one of them makes the keys."""
+    fresh = str(tmp_path_factory.mktemp("fresh") / "platform")
+    environment = {**os.environ, podvm.PLATFORM_STATE: fresh}
+    program = textwrap.dedent("""
+        import asyncio, sys
+        from sealpod.platform.model import open_model
+        async def main():
+            platform = await open_model(sys.argv[1])
+            print((await platform.identifier()).hex(), flush=True)
+            sys.stdin.read()
+            await platform.close()
+        asyncio.run(main())
+    """)
+    shims = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, fresh],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        for _ in range(3)
+    ]
+    identifiers = {shim.stdout.readline() for shim in shims if shim.stdout is not None}
+    for shim in shims:
+        shim.communicate()
+        assert shim.returncode == 0
+    assert len(identifiers) == 1
+    assert len(identifiers.pop().strip()) == 128

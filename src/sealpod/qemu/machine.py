@@ -28,7 +28,8 @@ from sealpod.qemu.process import spawn
 QMP_SECONDS: Final = 20.0  # longest answer: reading the flash of a guest under load
 EXIT_SECONDS: Final = 5.0
 STDERR_LINES: Final = 20
-QEMU_REMEDY: Final = "see what QEMU says, and that --qemu and --accelerator fit this machine"
+QEMU_REMEDY: Final = "see what QEMU says, and that QEMU and its accelerator fit this machine"
+MEMORY_REMEDY: Final = "this machine has no room for the guest: give it less memory, or stop others"
 _RIP = re.compile(r"\b[RE]IP=([0-9a-f]+)")
 
 
@@ -140,6 +141,8 @@ class Machine:
             message += f" (QEMU ended with status {self.exit_code})"
         if complaint := self.stderr_tail():
             message += f": {complaint}"
+            if "Cannot allocate memory" in complaint:
+                remedy = MEMORY_REMEDY
         return LaunchError(message, code=code, remedy=remedy, console=self.console.tail())
 
     async def wait(self) -> int:
