@@ -41,6 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--security-mirror", metavar="URL", help="mirror of Debian's security archive, with --mirror"
     )
     build.add_argument("--keyring", metavar="FILE", help="keys the mirror is signed with, with --mirror")
+    build.add_argument(
+        "--agent-config",
+        metavar="FILE",
+        help="settings of the guest's agent, used by guests started with "
+        "agent.config_file=/etc/agent-config.toml (default: none that restricts anything)",
+    )
     build.add_argument("-q", "--quiet", action="store_true", help="no progress on standard error")
     show = actions.add_parser("show", help="tell where the guest image is and what it was built from")
     _add_common(show)
@@ -69,6 +75,7 @@ def _build(args: argparse.Namespace) -> int:
             cache,
             lambda step, text: progress.step(f"{step}: {text}"),
             mirror=_mirror(args),
+            agent_config=_agent_config(args.agent_config),
             force=args.force,
             refresh=args.refresh,
         )
@@ -85,6 +92,18 @@ def _show(args: argparse.Namespace) -> int:
     image = locate(directory)
     _print(args.output, directory, image.firmware, image.manifest)
     return 0
+
+
+def _agent_config(path: str | None) -> str:
+    """The file for the guest's agent. A bad one is refused now; a guest with it would not start."""
+    from sealpod.agent import configfile, endpoints
+    from sealpod.guestimage.initrd import AGENT_CONFIG
+
+    if path is None:
+        return AGENT_CONFIG
+    found = configfile.read(path)
+    endpoints.parse(found.get("allowed_endpoints"), found.get("blocked_endpoints", ""))
+    return path
 
 
 def _mirror(args: argparse.Namespace) -> Callable[[], Mirror]:

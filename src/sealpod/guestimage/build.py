@@ -20,10 +20,11 @@ from sealpod.guestimage import debian, firmware, initrd, kernel, recipe, rootfs,
 from sealpod.guestimage.aptsources import Mirror
 from sealpod.guestimage.cache import clear_leftovers, locked, make_directory
 from sealpod.guestimage.locate import read_manifest
-from sealpod.guestimage.manifest import FILE_NAME, Input, Manifest, Output
+from sealpod.guestimage.manifest import FILE_NAME, Input, Manifest, Output, file_sha256
 
 KERNEL_NAME: Final = "vmlinuz"
 INITRD_NAME: Final = "initrd.img"
+CONFIG_NAME: Final = "agent-config.toml"
 WORK_PREFIX: Final = ".build."
 MACHINE: Final = "x86_64"
 
@@ -44,13 +45,14 @@ def build(
     progress: rootfs.Progress,
     *,
     mirror: Callable[[], Mirror] = debian.system_mirror,
+    agent_config: str = initrd.AGENT_CONFIG,
     force: bool = False,
     refresh: bool = False,
 ) -> Result:
     """Make the guest image in ``directory`` unless it is up to date (or ``force``), and see to the firmware.
 
-    ``refresh`` asks the mirror for newer packages than the cache's. Another build with the same cache is
-    waited for.
+    ``agent_config`` is the file the guest's agent finds its settings in. ``refresh`` asks the mirror for
+    newer packages than the cache's. Another build with the same cache is waited for.
     """
     if platform.machine() != MACHINE:
         raise UsageError(
@@ -60,9 +62,10 @@ def build(
         clear_leftovers(cache)
         path = ensure_firmware(cache, progress, mirror, refresh=refresh)
         current = None if force or refresh else up_to_date(directory)
-        if current is not None:
+        if current is not None and _config(agent_config) in current.inputs:
             return Result(directory, path, current, built=False)
-        return Result(directory, path, _build(directory, cache, progress, mirror, refresh), built=True)
+        made = _build(directory, cache, progress, mirror, refresh, agent_config)
+        return Result(directory, path, made, built=True)
 
 
 def up_to_date(directory: str) -> Manifest | None:
@@ -101,9 +104,24 @@ def ensure_firmware(
     raise NotFoundError("the firmware package holds no usable firmware", code="guest.firmware")
 
 
+def _config(path: str) -> Input:
+    """The agent's configuration as an input; it is the image's, not a package's, so it has no version."""
+    try:
+        return Input("file", CONFIG_NAME, "", file_sha256(path))
+    except OSError as error:
+        text = f"cannot read the agent's configuration {path}: {error.strerror}"
+        raise NotFoundError(text, code="guest.agent-config") from error
+
+
 def _build(
-    directory: str, cache: str, progress: rootfs.Progress, mirror: Callable[[], Mirror], refresh: bool
+    directory: str,
+    cache: str,
+    progress: rootfs.Progress,
+    mirror: Callable[[], Mirror],
+    refresh: bool,
+    agent_config: str,
 ) -> Manifest:
+    config = _config(agent_config)
     guest = sources.collect()
     # Before they are copied: if one is edited meanwhile, the image is stale rather than wrongly labelled.
     recorded = sources.digests(guest.modules)
@@ -121,19 +139,21 @@ def _build(
     with tempfile.TemporaryDirectory(prefix=WORK_PREFIX, dir=directory) as work:
         debian.unpack(kernels, os.path.join(work, "kernel"))
         debian.unpack((p for p in packages if p.name == "busybox-static"), os.path.join(work, "busybox"))
-        image = kernel.read(os.path.join(work, "kernel"), recipe.MODULES)
+        image = kernel.read(os.path.join(work, "kernel"), recipe.MODULES, recipe.LATER_MODULES)
         progress("cpio", f"{len(guest.modules)} modules of sealpod, {len(image.modules)} of the kernel")
         initrd.write(
             os.path.join(work, INITRD_NAME),
             base=base,
             busybox=os.path.join(work, "busybox/bin/busybox"),
             modules=image.modules,
+            later=image.later,
             guest=guest,
+            agent_config=agent_config,
         )
         shutil.copyfile(image.image, os.path.join(work, KERNEL_NAME))
         manifest = Manifest(
             image.release,
-            _inputs((*kernels, *packages), fetched),
+            (*_inputs((*kernels, *packages), fetched), config),
             recorded,
             {
                 "kernel": Output.of(os.path.join(work, KERNEL_NAME)),

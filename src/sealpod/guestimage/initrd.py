@@ -15,10 +15,14 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from sealpod.errors import OperationError
-from sealpod.guestimage import cpio, interpreter, recipe, rootfs
+from sealpod.guestimage import cpio, interpreter, kernel, recipe, rootfs
 from sealpod.guestimage.sources import PACKAGE_ROOT, GuestSources
 
 DATA: Final = os.path.join(os.path.dirname(os.path.abspath(__file__)), "data")
+AGENT_CONFIG: Final = os.path.join(DATA, "agent-config.toml")
+AGENT_CONFIG_PLACE: Final = "etc/agent-config.toml"
+LATER_PLACE: Final = "usr/lib/sealpod/modules"
+"""Where the agent looks for them (agent/modules.py)."""
 DIRECTORIES: Final = ("app", "base", "bin", "dev", "modules", "new", "proc", "rw", "sys")
 PROBE: Final = """\
 import importlib, sys
@@ -33,13 +37,18 @@ def write(
     base: str,
     busybox: str,
     modules: Iterable[tuple[str, bytes]],
+    later: Iterable[tuple[str, bytes]] = (),
     guest: GuestSources,
+    agent_config: str = AGENT_CONFIG,
     root: str = PACKAGE_ROOT,
 ) -> int:
     """Write the initrd to ``path`` and return its size in bytes.
 
-    ``base`` is the directory :func:`sealpod.guestimage.rootfs.base` returned. Raises :class:`OperationError`
-    (``guest.import``) when a module of the guest cannot be imported there, (``guest.size``) over the budget.
+    ``base`` is the directory :func:`sealpod.guestimage.rootfs.base` returned; ``later`` are modules the agent
+    may load; ``agent_config`` is the file that becomes ``/etc/agent-config.toml``.
+
+    Raises :class:`OperationError` (``guest.import``) when a module of the guest cannot be imported there,
+    (``guest.size``) over the budget.
     """
     tree = os.path.join(base, rootfs.TREE)
     with tempfile.TemporaryDirectory(prefix=".app.", dir=os.path.dirname(path)) as app:
@@ -47,6 +56,7 @@ def write(
         _copy_sources(guest, root, os.path.join(site, "sealpod"))
         interpreter.compile_tree(tree, site, f"/{rootfs.SITE_PACKAGES}")
         _probe(tree, site, guest)
+        _place(app, agent_config, later)
         entries = [*_fixed(base, busybox), *_modules(modules), *_below(app, "app")]
         with open(path, "wb") as out:
             size = cpio.write(entries, out)
@@ -60,6 +70,22 @@ def _copy_sources(guest: GuestSources, root: str, target: str) -> None:
         place = os.path.join(target, module)
         os.makedirs(os.path.dirname(place), exist_ok=True)
         shutil.copyfile(os.path.join(root, module), place)
+
+
+def _place(app: str, agent_config: str, later: Iterable[tuple[str, bytes]]) -> None:
+    """Files that are neither code nor of a package."""
+    config = os.path.join(app, AGENT_CONFIG_PLACE)
+    os.makedirs(os.path.dirname(config), exist_ok=True)
+    shutil.copyfile(agent_config, config)
+    directory = os.path.join(app, LATER_PLACE)
+    os.makedirs(directory)
+    lines = []
+    for name, content in later:
+        lines.append(" ".join((name, *kernel.dependencies(content))) + "\n")
+        with open(os.path.join(directory, f"{name}.ko"), "wb") as stream:
+            stream.write(content)
+    with open(os.path.join(directory, "order"), "w", encoding="ascii") as stream:
+        stream.writelines(lines)
 
 
 def _probe(tree: str, site: str, guest: GuestSources) -> None:

@@ -26,27 +26,34 @@ length."""
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """``image``: path of the bzImage; ``modules``: name and content, in loading order."""
+    """``image``: path of the bzImage; ``modules``: name and content, in loading order.
+
+    ``later`` are those that are not loaded by /init.
+    """
 
     release: str
     image: str
     modules: tuple[tuple[str, bytes], ...]
+    later: tuple[tuple[str, bytes], ...] = ()
 
 
-def read(package: str, wanted: tuple[str, ...]) -> Kernel:
-    """The kernel in the directory a kernel package was unpacked to, with ``wanted`` modules and their needs.
+def read(package: str, wanted: tuple[str, ...], later: tuple[str, ...] = ()) -> Kernel:
+    """The kernel in the directory a kernel package was unpacked to, with ``wanted`` modules and their needs,
+    and those of ``later`` apart from them.
 
     Raises :class:`NotFoundError` (``guest.kernel``) when kernel or module is not there.
     """
-    modules = os.path.join(package, "lib/modules")
-    releases = sorted(os.listdir(modules)) if os.path.isdir(modules) else []
+    place = os.path.join(package, "lib/modules")
+    releases = sorted(os.listdir(place)) if os.path.isdir(place) else []
     if len(releases) != 1:
         raise NotFoundError(f"{package} holds {len(releases)} kernels, not one", code="guest.kernel")
     image = os.path.join(package, "boot", f"vmlinuz-{releases[0]}")
     if not os.path.isfile(image):
         raise NotFoundError(f"{package} lacks the kernel image of {releases[0]}", code="guest.kernel")
-    paths = find_modules(os.path.join(modules, releases[0]))
-    return Kernel(releases[0], image, tuple(_in_order(paths, wanted)))
+    paths = find_modules(os.path.join(place, releases[0]))
+    modules = _in_order(paths, wanted)
+    more = _in_order(paths, (*wanted, *later))[len(modules) :]
+    return Kernel(releases[0], image, tuple(modules), tuple(more))
 
 
 def find_modules(directory: str) -> dict[str, str]:

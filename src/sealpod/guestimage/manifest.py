@@ -29,7 +29,7 @@ MAX_SIZE: Final = 1 << 20  # bytes; a manifest has about 20 KiB
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One fetched file: ``kind`` is ``deb`` or ``wheel``."""
+    """One file that went in: ``kind`` is ``deb``, ``wheel``, or ``file`` for one given to the build."""
 
     kind: str
     name: str

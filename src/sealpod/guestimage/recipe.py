@@ -22,6 +22,7 @@ USERLAND: Final = Request(
     (
         "busybox-static",
         "ca-certificates",
+        "catatonit",
         "crun",
         "libbz2-1.0",
         "libc6",
@@ -47,8 +48,8 @@ USERLAND: Final = Request(
         "zlib1g",
     ),
 )
-"""Interpreter, OCI runtime and the libraries they are linked with; the build fails if one is missing. And
-what packs it all."""
+"""Interpreter, OCI runtime, pause process and the libraries they are linked with; the build fails if one is
+missing. And what packs it all."""
 
 PACKER: Final = frozenset(
     ("squashfs-tools", "libc6", "liblz4-1", "liblzma5", "liblzo2-2", "libzstd1", "zlib1g")
@@ -65,7 +66,13 @@ WHEELS_OF: Final = {
 MODULES: Final = ("loop", "squashfs", "overlay", "virtio_net")
 """Kernel modules loaded by /init, after what they depend on."""
 
+LATER_MODULES: Final = ("vmw_vsock_virtio_transport",)
+"""Kernel modules the agent loads when the machine turns out to need them, and what they depend on."""
+
 PROGRAMS: Final = (f"usr/bin/{PYTHON}", "usr/bin/crun")
+
+STATIC_PROGRAMS: Final = ("usr/bin/catatonit",)
+"""Linked with nothing. catatonit is the first process of pods that share their process ids."""
 
 EXTRA_LIBRARIES: Final = ("libgcc_s.so.1",)
 """Loaded by name at run time: glibc wants libgcc_s when a thread is cancelled or ends early."""

@@ -147,7 +147,7 @@ def _keep_directories(tree: str) -> None:
 
 
 def _keep_programs(tree: str) -> None:
-    kept = {os.path.basename(path) for path in recipe.PROGRAMS}
+    kept = {os.path.basename(path) for path in (*recipe.PROGRAMS, *recipe.STATIC_PROGRAMS)}
     for name in os.listdir(os.path.join(tree, "usr/bin")):
         if name not in kept:
             _remove(os.path.join(tree, "usr/bin", name))

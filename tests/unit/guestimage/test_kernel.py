@@ -55,6 +55,12 @@ def test_dashes_are_underscores(package: Path) -> None:
     assert [name for name, _ in found.modules] == ["dash_need", "dash_name"]
 
 
+def test_modules_for_later_are_kept_apart(package: Path) -> None:
+    found = kernel.read(str(package), ("net_failover",), ("dash_name", "virtio_net"))
+    assert [name for name, _ in found.modules] == ["failover", "net_failover"]
+    assert [name for name, _ in found.later] == ["dash_need", "dash_name", "virtio_net"]
+
+
 @pytest.mark.parametrize("name", ["absent", "ring_a"])
 def test_a_module_that_cannot_be_had(package: Path, name: str) -> None:
     with pytest.raises(NotFoundError) as caught:
