@@ -37,6 +37,17 @@ class Log:
         if self._debug:
             self.say(text)
 
+    def take_records(self) -> None:
+        """Say what the process's loggers are told, such as keys of a configuration that nobody knows."""
+        # Late: the module takes its time, and only the serving process says records.
+        import logging
+
+        class Records(logging.Handler):
+            def emit(handler, record: logging.LogRecord) -> None:  # noqa: N805 - self is the log
+                self.say(record.getMessage())
+
+        logging.basicConfig(handlers=[Records()], level=logging.INFO if self._debug else logging.WARNING)
+
     def close(self) -> None:
         """Say nothing more."""
         descriptor, self._descriptor = self._descriptor, -1

@@ -80,6 +80,7 @@ async def _serve(context: ShimContext, listener: socket.socket, log: Log) -> Non
     from sealpod.shim.server import TtrpcServer
     from sealpod.shim.service import TaskService
 
+    log.take_records()
     events = Publisher(context.ttrpc_address, context.namespace, report=log.say)
     service = TaskService(context, events, start_pod, log.say)
     server = TtrpcServer(listener, service.methods(), waiting=WAITING, report=log.say)
