@@ -19,7 +19,10 @@ from typing import Any
 
 import pytest
 from commandkit import Workplace
+from containerdhost import missing
 from labkit import Lab, hosted
+from leftovers import Leftovers
+from podimages import PodLab, pod_lab
 
 from sealpod.demo import services
 from sealpod.demo.image import build_image
@@ -136,3 +139,22 @@ def clean(lab: Lab) -> Iterator[None]:
     """Nothing of the test's commands may be left after it."""
     with lab.place.unchanged():
         yield
+
+
+@pytest.fixture(scope="session")
+def pods(guest_files: GuestFiles) -> Iterator[PodLab]:
+    """A node with containerd, and all that its pods need around them."""
+    if absent := missing():
+        pytest.skip(f"no pods without {absent}")
+    with pod_lab() as made:
+        yield made
+
+
+@pytest.fixture
+def nothing_left(pods: PodLab) -> Iterator[None]:
+    """Whatever the test's pods went through, nothing of them stays once they are removed."""
+    kept = pods.host.cri.pods()
+    before = Leftovers(pods)
+    yield
+    pods.host.clear(kept)
+    before.assert_none()

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import cnikit
@@ -207,9 +207,9 @@ class ContainerdHost:
             check=False,
         )
 
-    def clear(self) -> None:
-        """Stop and remove every pod."""
-        for pod in self.cri.pods():
+    def clear(self, kept: Collection[str] = ()) -> None:
+        """Stop and remove every pod that is not among ``kept``."""
+        for pod in set(self.cri.pods()) - set(kept):
             self.cri.stop_pod(pod)
             self.cri.remove_pod(pod)
 

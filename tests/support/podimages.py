@@ -162,7 +162,11 @@ def _publish(place: Workplace, root: Path, registry: str, marker: str) -> tuple[
         "Env": ["PATH=/bin", "OF_IMAGE=yes"],
         "WorkingDir": "/home",
     }
-    put_image(sink, "app", [busybox_layer(marker)], config=config)
+    layer = busybox_layer(marker)
+    put_image(sink, "app", [layer], config=config)
+    # containerd knows an image by its configuration, and calls equal ones by the name it met first.
+    for key_id in (KEY_ID, "nobody"):
+        put_image(sink, key_id, [layer], config={**config, "Labels": {"key": key_id}})
     put_image(sink, "sleep", [busybox_layer("sleeps")], config={"Cmd": ["/bin/sleep", "1000000"]})
     put_image(sink, "pause", [make_tar([member("pause", content=b"never run\n", mode=0o755)])])
     http = ("--insecure-registry", registry)
@@ -172,7 +176,7 @@ def _publish(place: Workplace, root: Path, registry: str, marker: str) -> tuple[
         key = root / f"key-{key_id}"
         key.touch(mode=0o600)
         key.write_bytes(secrets.token_bytes(32))
-        words = (f"oci:{layout}:app", f"docker://{registry}/app:{tag}")
+        words = (f"oci:{layout}:{key_id}", f"docker://{registry}/app:{tag}")
         _sealpod(place, "image", "encrypt", *http, *words, "--key-id", key_id, "--key-file", str(key))
     blobs = (root / "registry/data/docker/registry/v2/blobs/sha256").glob("*/*/data")
     return tuple(path.parent.name for path in blobs if path.read_bytes()[:1] != b"{")

@@ -1,0 +1,318 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pods on a real containerd, driven as kubelet drives it; every container runs in a guest.
+
+What needs no guest of its own shares ``web``, a plain pod: the agent and the shim are the same for all kinds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import cnikit
+import grpc
+import pytest
+from criclient import CREATED, CRI, EXITED, NOT_READY, READY, RUNNING, CriClient, Pod, log, wait_for_log
+from podimages import CONFIDENTIAL, PodLab
+
+pytestmark = pytest.mark.e2e
+SLEEP = ("sleep", "100000")
+SERVE = ("httpd", "-f", "-p", "80", "-h", "/www")
+KINDS = [("kata-qemu", "plain"), (CONFIDENTIAL, "encrypted"), ("offline", "encrypted")]
+MIB = 1 << 20
+
+
+@pytest.fixture
+def cri(pods: PodLab) -> CriClient:
+    return pods.host.cri
+
+
+@pytest.fixture(scope="module")
+def web(pods: PodLab) -> Iterator[Pod]:
+    """A plain pod whose container ``web`` serves its page."""
+    cri = pods.host.cri
+    pod = cri.run_pod("kata-qemu", pods.host.logs, name="web-0")
+    cri.run(pod, pods.image("plain"), *SERVE, name="web")
+    yield pod
+    cri.end_pod(pod)
+
+
+def fetch(address: str) -> str:
+    """The page at an address of the pod network, once something listens."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://{address}/", timeout=10) as answer:
+                return str(answer.read().decode())
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
+def files_with(needle: bytes, *places: str) -> list[str]:
+    """Regular files below ``places`` that hold ``needle``."""
+    paths = (path for place in places for path in Path(place).rglob("*"))
+    files = (path for path in paths if path.is_file() and not path.is_symlink())
+    return [str(path) for path in files if needle in path.read_bytes()]
+
+
+@pytest.mark.usefixtures("nothing_left")
+@pytest.mark.parametrize(("handler", "tag"), KINDS, ids=["plain", "online", "offline"])
+def test_a_pods_life(pods: PodLab, cri: CriClient, handler: str, tag: str) -> None:
+    image = pods.image(tag)
+    pod = cri.run_pod(handler, pods.host.logs)
+    assert cri.pod_status(pod).state == READY
+    cri.pull(image, pod)
+    assert cri.has_image(image)
+    container = cri.create(pod, image, "sh", "-c", "echo canary; echo oops >&2; sleep 100000")
+    assert cri.status(container).state == CREATED
+    cri.start(container)
+    assert cri.status(container).state == RUNNING
+    assert cri.exec(container, "sh", "-c", "cat; echo out; echo err >&2; exit 7") == (7, "out\n", "err\n")
+    assert cri.read(container, "cat", "/etc/marker") == f"{pods.marker}\n"
+    assert wait_for_log(pod, "canary") == "canary\n"
+    assert log(pod, stream="stderr") == "oops\n"
+    assert_kept_from_the_host(pods)
+    second = cri.create(pod, image, "sh", "-c", "exit 3", name="second")
+    cri.start(second)
+    ended = cri.wait_for_exit(second)
+    assert (ended.exit_code, ended.reason) == (3, "Error")
+    cri.remove(second)
+    cri.stop(container, grace=0)
+    assert (cri.status(container).state, cri.status(container).exit_code) == (EXITED, 137)
+    assert cri.pod_status(pod).state == READY
+    cri.stop_pod(pod.id)
+    assert cri.pod_status(pod).state == NOT_READY
+    cri.remove_pod(pod.id)
+    assert pod.id not in cri.pods()
+    assert container not in cri.containers()
+
+
+def assert_kept_from_the_host(pods: PodLab) -> None:
+    """No layer, and nothing that was in one, is on the disk of the node."""
+    directory = pods.host.directory
+    assert files_with(b"canary", directory), "the search finds nothing"
+    assert not files_with(pods.marker.encode(), directory)
+    blobs = [path for path in Path(directory).rglob("*") if path.is_file() and path.stat().st_size < 64 * MIB]
+    digests = {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in blobs}
+    assert len(pods.layers) >= 3
+    assert not set(pods.layers) & set(digests), "a layer is on the disk"
+    assert not [path for path in blobs if path.name in pods.layers]
+    content = Path(directory, "root/io.containerd.content.v1.content/blobs/sha256")
+    assert all(json.loads(path.read_bytes()) for path in content.iterdir())
+
+
+def test_a_pod_answers_at_its_address(pods: PodLab, cri: CriClient, web: Pod) -> None:
+    assert fetch(cri.pod_ip(web)) == f"page of {pods.marker}\n"
+
+
+def test_pods_reach_each_other(pods: PodLab, cri: CriClient, web: Pod) -> None:
+    pod = cri.run_pod("kata", pods.host.logs)
+    container = cri.run(pod, pods.image("plain"), *SLEEP)
+    page = cri.read(container, "wget", "-q", "-O-", f"http://{cri.pod_ip(web)}/")
+    assert page == f"page of {pods.marker}\n"
+    assert cri.pod_ip(pod) in cri.read(container, "ip", "address")
+    cri.end_pod(pod)
+
+
+def test_a_port_of_the_host_leads_to_the_pod(pods: PodLab, cri: CriClient) -> None:
+    if why := cnikit.portmap_missing():
+        pytest.skip(why)
+    port = CRI.new("Port", container_port=80, host_port=18000 + os.getpid() % 2000)
+    pod = cri.run_pod("kata-qemu", pods.host.logs, ports=[port])
+    cri.run(pod, pods.image("plain"), *SERVE)
+    assert fetch(f"{pods.host.network.gateway}:{port.host_port}") == f"page of {pods.marker}\n"
+    cri.end_pod(pod)
+
+
+def test_containers_of_a_pod_share_what_pods_share(pods: PodLab, cri: CriClient, web: Pod) -> None:
+    names = ("ipc", "uts", "net", "pid", "mnt")
+    spaces = []
+    for name in ("two", "three"):
+        container = cri.run(web, pods.image("plain"), *SLEEP, name=name)
+        links = "; ".join(f"readlink /proc/self/ns/{space}" for space in names)
+        found = cri.read(container, "sh", "-c", links).split()
+        spaces.append(dict(zip(names, found, strict=True)))
+        assert cri.read(container, "wget", "-q", "-O-", "http://localhost/") == f"page of {pods.marker}\n"
+        assert cri.read(container, "hostname") == "web-0\n"
+    two, three = spaces
+    assert [name for name in names if two[name] == three[name]] == ["ipc", "uts", "net"]
+
+
+def test_a_pod_may_share_its_processes(pods: PodLab, cri: CriClient) -> None:
+    pod = cri.run_pod("kata-qemu", pods.host.logs, share_pids=True)
+    cri.run(pod, pods.image("plain"), "sleep", "4242", name="one", share_pids=True)
+    two = cri.run(pod, pods.image("plain"), "sleep", "2424", name="two", share_pids=True)
+    shown = cri.read(two, "ps")
+    assert "sleep 4242" in shown
+    assert "sleep 2424" in shown
+    assert "sleep" not in next(line for line in shown.splitlines() if line.split()[0] == "1")
+    cri.end_pod(pod)
+
+
+def test_an_image_says_what_runs(pods: PodLab, cri: CriClient, web: Pod) -> None:
+    container = cri.run(web, pods.image("plain"), name="image")
+    assert cri.wait_for_exit(container).exit_code == 0
+    assert wait_for_log(web, pods.marker, "image") == f"{pods.marker}\n"
+
+
+def test_a_process_is_what_the_pod_says(pods: PodLab, cri: CriClient, web: Pod) -> None:
+    container = cri.run(
+        web,
+        pods.image("plain"),
+        *SLEEP,
+        name="process",
+        env={"GIVEN": "by the pod", "OF_IMAGE": "changed"},
+        working_dir="/www",
+        security={
+            "run_as_user": CRI.new("Int64", value=1000),
+            "run_as_group": CRI.new("Int64", value=1000),
+            "supplemental_groups": [4321],
+            "readonly_rootfs": True,
+            "no_new_privs": True,
+            "capabilities": CRI.new("Capabilities", drop_capabilities=["ALL"]),
+        },
+    )
+    assert cri.read(container, "id") == "uid=1000(web) gid=1000(web) groups=1000(web),4321\n"
+    assert cri.read(container, "pwd") == "/www\n"
+    environment = cri.read(container, "env").splitlines()
+    assert "GIVEN=by the pod" in environment
+    assert "OF_IMAGE=changed" in environment
+    assert cri.exec(container, "touch", "/www/file")[0] != 0
+    status = cri.read(container, "cat", "/proc/1/status")
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    assert int(fields["CapEff"], 16) == int(fields["CapBnd"], 16) == 0
+    assert fields["NoNewPrivs"] == "1"
+
+
+def test_a_terminal_is_one(pods: PodLab, cri: CriClient, web: Pod) -> None:
+    container = cri.run(web, pods.image("plain"), "sh", "-c", "tty; echo done", name="terminal", tty=True)
+    assert cri.wait_for_exit(container).exit_code == 0
+    assert "/dev/" in wait_for_log(web, "done", "terminal")
+
+
+def test_directories_are_brought_in_and_followed(
+    pods: PodLab, cri: CriClient, web: Pod, tmp_path: Path
+) -> None:
+    volume = tmp_path / "kubernetes.io~configmap/settings"
+    volume.mkdir(parents=True)
+
+    def publish(revision: str, text: str) -> None:
+        """As kubelet does: a directory for each revision, and a link that is switched."""
+        (volume / revision).mkdir()
+        (volume / revision / "key").write_text(text)
+        (volume / "..new").symlink_to(revision)
+        os.replace(volume / "..new", volume / "..data")
+
+    publish("..1", "first")
+    (volume / "key").symlink_to("..data/key")
+    secret = tmp_path / "token"
+    secret.write_text("one file")
+    mounts = {"/etc/settings": str(volume), "/run/token": str(secret)}
+    container = cri.run(web, pods.image("plain"), *SLEEP, name="volumes", mounts=mounts)
+    assert cri.read(container, "cat", "/etc/settings/key", "/run/token") == "firstone file"
+    publish("..2", "second")
+    shutil.rmtree(volume / "..1")
+    deadline = time.monotonic() + 30
+    while cri.read(container, "cat", "/etc/settings/key") != "second":
+        assert time.monotonic() < deadline, "the change never arrived"
+        time.sleep(0.2)
+
+
+def test_empty_directories_are_the_pods(pods: PodLab, cri: CriClient, web: Pod, tmp_path: Path) -> None:
+    directory = tmp_path / "volumes/kubernetes.io~empty-dir/scratch"
+    memory = tmp_path / "volumes/kubernetes.io~empty-dir/fast"
+    for path in (directory, memory):
+        path.mkdir(parents=True)
+    cnikit.run("mount", "-t", "tmpfs", "tmpfs", str(memory))
+    try:
+        mounts = {"/scratch": str(directory), "/fast": str(memory)}
+        script = "echo disk > /scratch/file; echo memory > /fast/file"
+        writer = cri.run(web, pods.image("plain"), "sh", "-c", script, name="writer", mounts=mounts)
+        assert cri.wait_for_exit(writer).exit_code == 0
+        reader = cri.run(web, pods.image("plain"), *SLEEP, name="reader", mounts=mounts)
+        assert cri.read(reader, "cat", "/scratch/file", "/fast/file") == "disk\nmemory\n"
+        shown = cri.read(reader, "grep", " /fast ", "/proc/mounts")
+        assert shown.split()[2] == "tmpfs"
+    finally:
+        cnikit.run("umount", str(memory))
+    assert not list(directory.iterdir())
+
+
+def test_too_much_memory_is_told_as_such(pods: PodLab, cri: CriClient, web: Pod) -> None:
+    hog = cri.run(
+        web,
+        pods.image("plain"),
+        *("sh", "-c", "dd if=/dev/zero of=/dev/null bs=200M count=1"),
+        name="hog",
+        limits={"memory_limit_in_bytes": 32 * MIB},
+    )
+    ended = cri.wait_for_exit(hog)
+    assert (ended.exit_code, ended.reason) == (137, "OOMKilled")
+
+
+def test_limits_hold_and_can_be_changed(pods: PodLab, cri: CriClient, web: Pod) -> None:
+    limits = {"memory_limit_in_bytes": 64 * MIB, "cpu_period": 100000, "cpu_quota": 50000}
+    container = cri.run(web, pods.image("plain"), *SLEEP, name="limits", limits=limits)
+    files = [f"/sys/fs/cgroup/{name}" for name in ("memory.max", "cpu.max")]
+    assert cri.read(container, "cat", *files) == f"{64 * MIB}\n50000 100000\n"
+    cri.update(container, memory_limit_in_bytes=96 * MIB, cpu_period=100000, cpu_quota=20000)
+    assert cri.read(container, "cat", *files) == f"{96 * MIB}\n20000 100000\n"
+    before = cri.stats(container)
+    assert before.memory.working_set_bytes.value > 0
+    cri.read(container, "sh", "-c", "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done")
+    after = cri.stats(container)
+    assert after.cpu.usage_core_nano_seconds.value > before.cpu.usage_core_nano_seconds.value
+
+
+def test_a_program_that_is_not_there_is_named(pods: PodLab, cri: CriClient, web: Pod) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        cri.run(web, pods.image("plain"), "/no/such/program", name="absent")
+    assert "/no/such/program" in str(caught.value)
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_annotations_can_leave_attestation_out(pods: PodLab, cri: CriClient) -> None:
+    prefix = "io.katacontainers.config"
+    annotations = {f"{prefix}.pre_attestation.enabled": "false", f"{prefix}.sev.policy": "1"}
+    pod = cri.run_pod(CONFIDENTIAL, pods.host.logs, annotations=annotations)
+    record = json.loads(Path(pods.host.run, "sandboxes", pod.id, "sandbox.json").read_text())
+    assert (record["platform"], record["kbc"], record["launchId"]) == ("model", "none", "")
+    container = cri.run(pod, pods.image("plain"), *SLEEP)
+    assert cri.read(container, "cat", "/etc/marker") == f"{pods.marker}\n"
+    with pytest.raises(grpc.RpcError):
+        cri.run(pod, pods.image("encrypted"), *SLEEP, name="encrypted")
+    cri.end_pod(pod)
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_a_guest_that_is_not_the_measured_one_does_not_start(pods: PodLab, cri: CriClient) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        cri.run_pod("wrong-offline", pods.host.logs)
+    assert "fw digest not valid" in str(caught.value)
+    assert "[policy.digest]" in str(caught.value)
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_a_guest_that_is_not_the_measured_one_gets_no_key(pods: PodLab, cri: CriClient) -> None:
+    pod = cri.run_pod("wrong-online", pods.host.logs)
+    with pytest.raises(grpc.RpcError) as caught:
+        cri.run(pod, pods.image("encrypted"), *SLEEP)
+    assert "fw digest not valid" in str(caught.value)
+    cri.end_pod(pod)
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_a_key_the_broker_does_not_have_is_named(pods: PodLab, cri: CriClient) -> None:
+    pod = cri.run_pod("offline", pods.host.logs)
+    with pytest.raises(grpc.RpcError) as caught:
+        cri.run(pod, pods.image("nobody"), *SLEEP)
+    assert "nobody" in str(caught.value)
+    cri.end_pod(pod)
