@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Volumes brought into the guest: what is copied, what is made there, what is left to the agent."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sealpod.errors import OperationError, UsageError
+from sealpod.shim import copying
+from sealpod.shim.volumes import SHARED, Volumes
+
+
+class Store:
+    """The guest's files, as CopyFile leaves them."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.modes: dict[str, int] = {}
+        self.order: list[str] = []
+        self.largest = 0
+        self._news = asyncio.Event()
+
+    async def call(self, method: str, request: Any, *, seconds: float | None = None) -> bytes:
+        assert method == "CopyFile"
+        self.largest = max(self.largest, len(request.data))
+        old = self.files.get(request.path, b"") if request.offset else b""
+        assert len(old) == request.offset
+        self.files[request.path] = old + request.data
+        self.modes[request.path] = request.file_mode
+        self.order.append(request.path)
+        self._news.set()
+        return b""
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(20):
+            while not condition():
+                self._news.clear()
+                await self._news.wait()
+
+
+def play(scenario: Callable[[Store, Volumes], Awaitable[None]]) -> None:
+    async def whole() -> None:
+        store = Store()
+        volumes = Volumes(store, "pod")  # type: ignore[arg-type]
+        try:
+            await scenario(store, volumes)
+        finally:
+            volumes.close()
+
+    before = len(os.listdir("/proc/self/fd"))
+    asyncio.run(whole())
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def bind(source: Path | str, destination: str, *options: str) -> dict[str, Any]:
+    return {
+        "destination": destination,
+        "source": str(source),
+        "type": "bind",
+        "options": ["rbind", "rprivate", *options],
+    }
+
+
+def secret(directory: Path, version: str, value: str) -> None:
+    """Write a version as kubelet does: whole, then the link in one step."""
+    place = directory / f"..{version}"
+    place.mkdir()
+    (place / "key").write_text(value)
+    (place / "key").chmod(0o440)
+    os.symlink(f"..{version}", directory / "..data_tmp")
+    os.rename(directory / "..data_tmp", directory / "..data")
+    if not (directory / "key").is_symlink():
+        os.symlink("..data/key", directory / "key")
+
+
+def test_a_file_in_chunks_with_its_mode(tmp_path: Path) -> None:
+    source = tmp_path / "hosts"
+    data = os.urandom((2 << 20) + 5)
+    source.write_bytes(data)
+    source.chmod(0o640)
+
+    async def scenario(store: Store, volumes: Volumes) -> None:
+        mounts, storages = await volumes.bring("one", [bind(source, "/etc/hosts", "ro")])
+        assert storages == []
+        mount = mounts[0]
+        assert mount.source.startswith(f"{SHARED}/one-")
+        assert mount.source.endswith("-hosts")
+        assert list(mount.options) == ["rbind", "ro"]
+        assert store.files == {mount.source: data}
+        assert store.modes[mount.source] == stat.S_IFREG | 0o640
+        assert store.largest == copying.CHUNK
+
+    play(scenario)
+
+
+def test_a_secret_with_kubelets_layout_and_its_next_version(tmp_path: Path) -> None:
+    secret(tmp_path, "v1", "old")
+
+    async def scenario(store: Store, volumes: Volumes) -> None:
+        mounts, _ = await volumes.bring("one", [bind(tmp_path, "/etc/secret")])
+        place = mounts[0].source
+        assert store.files[f"{place}/..v1/key"] == b"old"
+        assert store.modes[f"{place}/..v1/key"] & 0o777 == 0o440
+        assert stat.S_ISLNK(store.modes[f"{place}/..data"])
+        assert store.files[f"{place}/..data"] == b"..v1"
+        assert store.files[f"{place}/key"] == b"..data/key"
+        secret(tmp_path, "v2", "new")
+        for path in (tmp_path / "..v1").iterdir():
+            path.unlink()
+        (tmp_path / "..v1").rmdir()
+        await store.until(lambda: store.files[f"{place}/..v1/key"] == b"")
+        assert store.files[f"{place}/..data"] == b"..v2"
+        assert store.files[f"{place}/..v2/key"] == b"new"
+        # There before it is switched to.
+        last = len(store.order) - 1 - store.order[::-1].index(f"{place}/..data")
+        assert store.order.index(f"{place}/..v2/key") < last
+
+    play(scenario)
+
+
+def test_nothing_is_refreshed_for_a_container_that_is_gone(tmp_path: Path) -> None:
+    secret(tmp_path, "v1", "old")
+
+    async def scenario(store: Store, volumes: Volumes) -> None:
+        await volumes.bring("one", [bind(tmp_path, "/s")])
+        mounts, _ = await volumes.bring("two", [bind(tmp_path, "/s")])
+        volumes.forget("one")
+        store.order.clear()
+        secret(tmp_path, "v2", "new")
+        place = mounts[0].source
+        await store.until(lambda: store.files.get(f"{place}/..data") == b"..v2")
+        assert all(path.startswith(place) for path in store.order)
+
+    play(scenario)
+
+
+def test_empty_dirs_are_made_in_the_guest(tmp_path: Path) -> None:
+    plain = tmp_path / "kubernetes.io~empty-dir" / "cache"
+    plain.mkdir(parents=True)
+
+    async def scenario(store: Store, volumes: Volumes) -> None:
+        for name in ("one", "two"):
+            mounts, storages = await volumes.bring(name, [bind(plain, "/cache")])
+            assert mounts[0].source == f"{SHARED}/pod/rootfs/local/cache"
+            assert [(one.driver, one.mount_point) for one in storages] == [("local", mounts[0].source)]
+            assert list(storages[0].options) == ["mode=0777"]
+        assert store.files == {}
+
+    play(scenario)
+
+
+def test_the_guests_own_mounts_are_left_to_it(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("")
+    mounts = [
+        {"destination": "/proc", "type": "proc", "source": "proc"},
+        {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro"]},
+        {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
+        {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"},
+        bind("/dev/shm", "/dev/shm"),
+        {"destination": "/scratch", "type": "tmpfs", "source": "tmpfs", "options": ["size=64k"]},
+        bind(log, "/dev/termination-log"),
+    ]
+
+    async def scenario(store: Store, volumes: Volumes) -> None:
+        found, _ = await volumes.bring("one", mounts)
+        assert [(one.destination, one.type) for one in found] == [
+            ("/scratch", "tmpfs"),
+            ("/dev/termination-log", "bind"),
+        ]
+
+    play(scenario)
+
+
+def test_what_cannot_be_copied_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copying, "MAX_FILES", 3)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    many = tmp_path / "many"
+    many.mkdir()
+    for number in range(4):
+        (many / str(number)).touch()
+
+    async def scenario(store: Store, volumes: Volumes) -> None:
+        for source, error in ((pipe, UsageError), (many, UsageError), (tmp_path / "none", UsageError)):
+            with pytest.raises(error) as caught:
+                await volumes.bring("one", [bind(source, "/x")])
+            assert caught.value.code == "shim.volume"
+        with pytest.raises((UsageError, OperationError)):
+            await volumes.bring("one", [bind("/dev/null", "/x")])
+        volumes.forget("one")
+
+    play(scenario)
+
+
+def test_special_files_in_a_directory_are_left_out(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_text("x")
+
+    async def scenario(store: Store, volumes: Volumes) -> None:
+        mounts, _ = await volumes.bring("one", [bind(tmp_path, "/x")])
+        assert set(store.files) == {mounts[0].source, f"{mounts[0].source}/file"}
+
+    play(scenario)
