@@ -205,9 +205,10 @@ class Machine:
         self.crash("stopped")
         await asyncio.sleep(0)
 
-    def crash(self, why: str) -> None:
-        """The machine is gone."""
-        self.guest.die()
+    def crash(self, why: str, *, answers: bool = False) -> None:
+        """The machine is gone. ``answers``: what the guest said before still arrives."""
+        if not answers:
+            self.guest.die()
         if not self._reason.done():
             self._reason.set_result(OperationError(why, code="guest.ended"))
 

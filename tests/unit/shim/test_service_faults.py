@@ -182,6 +182,28 @@ def test_a_kill_while_it_starts_comes_after_the_start(play: Callable[[Scenario],
     play(scenario)
 
 
+@pytest.mark.parametrize("method", ["StartContainer", "ExecProcess"])
+def test_a_start_the_guest_has_answered_before_it_died(play: Callable[[Scenario], None], method: str) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.guest.gates[method] = asyncio.Event()
+        await bench.create("one")
+        if method == "ExecProcess":
+            await bench.call("Start", id="one")
+            await bench.call("Exec", id="one", exec_id="e", spec=process_spec("/x"))
+        exec_id = "e" if method == "ExecProcess" else ""
+        starting = asyncio.create_task(bench.call("Start", id="one", exec_id=exec_id))
+        await bench.guest.arrival(method).wait()
+        assert bench.machine is not None
+        bench.machine.crash("kernel panic", answers=True)
+        await bench.call("Wait", id="one")
+        bench.guest.gates[method].set()
+        with pytest.raises(UnavailableError, match="kernel panic"):
+            await starting
+        assert bench.events.names()[-1] == "TaskExit"
+
+    play(scenario)
+
+
 def test_a_wait_that_fails_is_255(play: Callable[[Scenario], None]) -> None:
     async def scenario(bench: Bench) -> None:
         bench.guest.failures["WaitProcess"] = OperationError("lost it")
