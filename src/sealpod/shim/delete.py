@@ -23,7 +23,7 @@ from sealpod.wire.ttrpc import HEADER_SIZE, REQUEST, Frame, Request, encode_fram
 
 KILLED = 128 + signal.SIGKILL
 # containerd waits five seconds for all of this.
-ANSWER_SECONDS = 1.0
+ANSWER_SECONDS = 1.5
 EXIT_SECONDS = 1.0
 
 
