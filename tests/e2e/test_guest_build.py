@@ -56,6 +56,19 @@ def test_nothing_to_do(first: Result) -> None:
     assert again.manifest == first.manifest
 
 
+def test_other_settings_of_the_agent_are_another_image(first: Result, tmp_path: Path) -> None:
+    cache = os.path.join(os.path.dirname(first.directory), "cache")
+    config = tmp_path / "mine.toml"
+    config.write_text("[endpoints]\nallowed = []\n")
+    place = str(tmp_path / "image")
+    made = build(place, cache, lambda step, text: None, agent_config=str(config))
+    recorded = {one.name: one.sha256 for one in made.manifest.inputs if one.kind == "file"}
+    assert recorded == {"agent-config.toml": file_sha256(str(config))}
+    assert made.manifest.outputs["initrd"].sha256 != first.manifest.outputs["initrd"].sha256
+    assert not build(place, cache, lambda step, text: None, agent_config=str(config)).built
+    assert build(place, cache, lambda step, text: None).manifest == first.manifest
+
+
 def test_nothing_half_made_is_left(first: Result) -> None:
     assert sorted(os.listdir(first.directory)) == ["guest.json", "initrd.img", "vmlinuz"]
     cache = os.path.join(os.path.dirname(first.directory), "cache")

@@ -54,13 +54,18 @@ class Holder:
         os.makedirs(os.path.join(self._directory, "rootfs"), mode=0o755, exist_ok=True)
         with open(os.path.join(self._directory, "config.json"), "w", encoding="utf-8") as file:
             json.dump(self._document(), file)
-        with creating:
-            self._reaper.forget_unclaimed()
-            pid = self._runtime.create(NAME, self._directory, None)
-        self._namespaces.keep(PID, f"/proc/{pid}/ns/pid")
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/oom_score_adj", "w") as score:
-            score.write(str(OOM_SCORE))
-        self._runtime.start(NAME, self._directory)
+        try:
+            with creating:
+                self._reaper.forget_unclaimed()
+                pid = self._runtime.create(NAME, self._directory, None)
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/oom_score_adj", "w") as score:
+                score.write(str(OOM_SCORE))
+            self._runtime.start(NAME, self._directory)
+            self._namespaces.keep(PID, f"/proc/{pid}/ns/pid")
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self._runtime.delete(NAME, self._directory)
+            raise
         self._pid = pid
 
     def _document(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Final
 
 from sealpod.agent.namespaces import Namespaces
@@ -41,11 +42,11 @@ def apply(asked: Mapping[str, str], namespaces: Namespaces, root: str = ROOT) ->
     """Check and write. The same again is no error."""
     check(asked)
     for name, value in asked.items():
-        path = os.path.join(root, name.replace(".", "/"))
+        write = partial(_write, name, os.path.join(root, name.replace(".", "/")), value)
         if _is_network(name):
-            _write(name, path, value)
+            write()
         else:
-            namespaces.inside_ipc(lambda name=name, path=path, value=value: _write(name, path, value), "set")  # type: ignore[misc]
+            namespaces.inside_ipc(write, f"set {name}")
 
 
 def _is_network(name: str) -> bool:

@@ -153,7 +153,7 @@ def _build(
         shutil.copyfile(image.image, os.path.join(work, KERNEL_NAME))
         manifest = Manifest(
             image.release,
-            (*_inputs((*kernels, *packages), fetched), config),
+            _inputs((*kernels, *packages), fetched, config),
             recorded,
             {
                 "kernel": Output.of(os.path.join(work, KERNEL_NAME)),
@@ -167,8 +167,10 @@ def _build(
     return manifest
 
 
-def _inputs(packages: tuple[debian.Package, ...], fetched: tuple[wheels.Wheel, ...]) -> tuple[Input, ...]:
-    found = [package.as_input() for package in packages]
+def _inputs(
+    packages: tuple[debian.Package, ...], fetched: tuple[wheels.Wheel, ...], config: Input
+) -> tuple[Input, ...]:
+    found = [config, *(package.as_input() for package in packages)]
     found += [wheel.as_input() for wheel in fetched]
     return tuple(sorted(found, key=lambda item: (item.kind, item.name)))
 

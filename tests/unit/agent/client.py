@@ -23,7 +23,8 @@ class Client:
         self._streams = ttrpc.ClientStreams()
         self._lock = threading.Lock()
         self._waiting: dict[int, Future[Response]] = {}
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
         decoder = ttrpc.FrameDecoder()
@@ -31,6 +32,12 @@ class Client:
             for frame in decoder.feed(data):
                 assert isinstance(frame, Frame)
                 self._waiting.pop(frame.stream).set_result(Response.decode(frame.payload))
+
+    def close(self) -> None:
+        """End the connection."""
+        self.connection.shutdown(socket.SHUT_RDWR)
+        self._reader.join(TIMEOUT)
+        self.connection.close()
 
     def send(self, method: str, message: Any = None, service: str = AGENT) -> Future[Response]:
         """Start a call."""

@@ -6,6 +6,7 @@ Left out: a real vsock device, which this needs a guest for.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
@@ -98,21 +99,28 @@ def test_many_connections_are_served(tmp_path: Path) -> None:
         refusals = {(AGENT, "ExecProcess"): "ExecProcessRequest is blocked"}
 
         def server(descriptor: int) -> Server:
-            return Server(descriptor, methods, Console(os.open(os.devnull, os.O_WRONLY)), refusals=refusals)
+            return Server(descriptor, methods, Console(), refusals=refusals)
 
-        arguments = (listener, server, Console())
-        threading.Thread(target=main_module.serve_connections, args=arguments, daemon=True).start()
+        def serve() -> None:
+            with contextlib.suppress(OSError):  # the listener's end
+                main_module.serve_connections(listener, server, Console())
+
+        serving = threading.Thread(target=serve, daemon=True)
+        serving.start()
         first, second = connect(path), connect(path)
         first.call("CreateSandbox")
         second.call("CreateSandbox")
-        first.connection.close()
+        first.close()
         third = connect(path)
         third.call("CreateSandbox")
         blocked = second.refused("ExecProcess")
         assert (blocked.code, blocked.message) == (12, "ExecProcessRequest is blocked")
         assert len(calls) == 3
         for client in (second, third):
-            client.connection.close()
+            client.close()
+        listener.shutdown(socket.SHUT_RDWR)
+        serving.join(60)
+        assert not serving.is_alive()
 
 
 def connect(path: str) -> Client:
