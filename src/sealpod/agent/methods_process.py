@@ -56,10 +56,11 @@ class ProcessMethods:
     def _signal_process(self, request: Message) -> None:
         if not 0 <= request.signal <= SIGNALS:
             raise UsageError(f"{request.signal} is no signal", code="container.signal")
+        container = self._sandbox.get(request.container_id)
         if request.exec_id:
-            self._process(request).kill(request.signal)
+            container.kill(request.exec_id, request.signal)
         else:
-            self._sandbox.get(request.container_id).kill_all(request.signal)
+            container.kill_all(request.signal)
 
     def _wait_process(self, request: Message) -> Message:
         container = self._sandbox.get(request.container_id)
@@ -87,12 +88,10 @@ class ProcessMethods:
         container.run(request.exec_id, exec_document(container.directory, request), self._sandbox.creating)
 
     def _pause_container(self, request: Message) -> None:
-        container = self._sandbox.get(request.container_id)
-        container.pause()
+        self._sandbox.get(request.container_id).pause()
 
     def _resume_container(self, request: Message) -> None:
-        container = self._sandbox.get(request.container_id)
-        container.resume()
+        self._sandbox.get(request.container_id).resume()
 
     def _update_container(self, request: Message) -> None:
         resources = limits.resources(request.resources)
@@ -126,12 +125,15 @@ def exec_document(directory: str, request: Message) -> dict[str, Any]:
     process = spec.Process(
         args=tuple(asked.Args),
         env=tuple(f"{name}={value}" for name, value in environment.items()),
-        cwd=asked.Cwd or own["cwd"],
+        # "/" is also what a host says that does not know the image's; the container's has been decided.
+        cwd=asked.Cwd if asked.Cwd not in ("", "/") else own["cwd"],
         **_user(request.string_user, own["user"]),
     )
     document = spec.compose_process(asked, process)
     if not spec.describes_all(asked):
-        document |= {name: own[name] for name in ("capabilities", "noNewPrivileges", "rlimits")}
+        document |= {
+            name: own[name] for name in ("capabilities", "noNewPrivileges", "rlimits", "oomScoreAdj")
+        }
         if process.uid:
             document["capabilities"] |= {"effective": [], "permitted": []}
     return document

@@ -9,8 +9,8 @@ import signal
 import threading
 from collections.abc import Callable
 
-from sealpod.agent.pty import Streams
 from sealpod.agent.reaper import Reaper
+from sealpod.agent.streams import Streams
 from sealpod.errors import DeadlineError
 
 
@@ -32,20 +32,20 @@ class Process:
         self._status: int | None = None
 
     def watch(self, reaper: Reaper, ended: Callable[[], None] = lambda: None) -> None:
-        """Wait for the end in a thread of its own, then call ``ended``."""
+        """Wait for the end in a thread of its own, then call ``ended``, then let others know."""
         threading.Thread(target=self._watch, args=(reaper, ended), daemon=True).start()
 
     def _watch(self, reaper: Reaper, ended: Callable[[], None]) -> None:
         status = reaper.wait(self.pid)
-        ended()
-        with self._changed:
-            self._status = status
-            self._changed.notify_all()
-
-    @property
-    def ended(self) -> bool:
-        """Whether its status is known."""
-        return self._status is not None
+        try:
+            ended()
+        finally:
+            with self._changed:
+                self._status = status
+                if self._pidfd >= 0:
+                    os.close(self._pidfd)
+                    self._pidfd = -1
+                self._changed.notify_all()
 
     def wait(self, timeout: float | None = None) -> int:
         """Exit status, or 128 + signal number. Raises :class:`DeadlineError` after ``timeout`` seconds."""
@@ -56,33 +56,18 @@ class Process:
             return self._status
 
     def kill(self, number: int) -> None:
-        """Send a signal; to an ended process it is no error.
-
-        The kernel drops SIGTERM for the first process of a pid namespace that has no handler for it, so such
-        a process could never be asked to end; it gets SIGKILL, as Kata's agent does it.
-        """
-        if number == signal.SIGTERM and not _handles(self.pid, number):
-            number = signal.SIGKILL
+        """Send a signal; to an ended process it is no error."""
         with self._changed, contextlib.suppress(ProcessLookupError):
-            if self._status is None and self._pidfd >= 0:
+            if self._pidfd >= 0:
                 signal.pidfd_send_signal(self._pidfd, number)
 
-    def close(self) -> None:
-        """Let go of it after its end."""
-        self.stdio.close()
-        with self._changed:
-            if self._pidfd >= 0:
-                os.close(self._pidfd)
-                self._pidfd = -1
-
-
-def _handles(pid: int, number: int) -> bool:
-    """Whether the process catches the signal (``SigCgt`` of proc(5), a bit mask in hexadecimal)."""
-    try:
-        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
-            for line in file:
-                if line.startswith("SigCgt:"):
-                    return bool(int(line.split()[1], 16) >> (number - 1) & 1)
-    except OSError:
-        pass
-    return False
+    def handles(self, number: int) -> bool:
+        """Whether it catches the signal (``SigCgt`` of proc(5), a bit mask in hexadecimal)."""
+        try:
+            with open(f"/proc/{self.pid}/status", encoding="ascii", errors="replace") as file:
+                for line in file:
+                    if line.startswith("SigCgt:"):
+                        return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+        except OSError:
+            pass  # it has ended
+        return False

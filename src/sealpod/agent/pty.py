@@ -7,33 +7,20 @@ Kata; the kernel says EIO when the last process has closed the terminal, which i
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import socket
 import struct
 import termios
-import threading
-from typing import Final, Protocol
+from typing import Final
 
-from sealpod.agent.stdio import MAX_READ
+from sealpod.agent.stdio import End
 from sealpod.errors import ConflictError, OperationError, UnavailableError, UsageError
 
-RECEIVE_SECONDS: Final = 60.0
+MAX_SIZE: Final = 0xFFFF
+"""Rows or columns: the kernel's ``struct winsize`` has 16 bits for each."""
 _SIZE = struct.Struct("HHHH")
-
-
-class Streams(Protocol):
-    """What a process's streams offer: pipes (:class:`~sealpod.agent.stdio.Stdio`) or a terminal."""
-
-    def read(self, stream: int, size: int) -> bytes: ...
-
-    def write(self, data: bytes) -> int: ...
-
-    def close_stdin(self) -> None: ...
-
-    def resize(self, rows: int, columns: int) -> None: ...
-
-    def close(self) -> None: ...
 
 
 class ConsoleSocket:
@@ -41,28 +28,33 @@ class ConsoleSocket:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        directory = os.open(os.path.dirname(path), os.O_PATH | os.O_CLOEXEC)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(path)
-        self._listener.listen(1)
-        self._listener.settimeout(RECEIVE_SECONDS)
+        try:
+            # A socket's address has 107 bytes, too few for a directory named after a long container id.
+            self._listener.bind(f"/proc/self/fd/{directory}/{os.path.basename(path)}")
+            self._listener.listen(1)
+            self._listener.setblocking(False)
+        except BaseException:
+            self._listener.close()
+            raise
+        finally:
+            os.close(directory)
 
     def receive(self) -> Terminal:
-        """The terminal. Raises :class:`OperationError` (``container.terminal``) if none comes."""
+        """The terminal crun has sent before it ended. Raises OperationError (``container.terminal``)."""
         try:
             connection, _ = self._listener.accept()
             with connection:
-                connection.settimeout(RECEIVE_SECONDS)
                 _, descriptors, _, _ = socket.recv_fds(connection, 4096, 1, socket.MSG_CMSG_CLOEXEC)
-        except OSError as exc:
+            return Terminal(descriptors[0])
+        except (OSError, IndexError) as exc:
             raise OperationError("the container gave no terminal", code="container.terminal") from exc
-        if not descriptors:
-            raise OperationError("the container gave no terminal", code="container.terminal")
-        return Terminal(descriptors[0])
 
     def close(self) -> None:
         """Remove the socket."""
         self._listener.close()
-        if os.path.exists(self.path):
+        with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path)
 
 
@@ -70,35 +62,18 @@ class Terminal:
     """The master of a pseudo terminal."""
 
     def __init__(self, master: int) -> None:
-        self._master = master
+        self._end = End(master)
         self._input_closed = False
-        self._reading = threading.Lock()
 
     def read(self, stream: int, size: int) -> bytes:
-        """Wait for output, at most ``size`` bytes; ``stream`` makes no difference.
-
-        :raise UsageError: ``stream.eof`` with the text ``read meet eof``: the terminal is closed.
-        """
-        with self._reading:
-            try:
-                data = os.read(self._master, max(1, min(size, MAX_READ))) if self._master >= 0 else b""
-            except OSError:
-                data = b""  # EIO: nobody has the terminal open any more
-        if not data:
-            raise UsageError("read meet eof", code="stream.eof")
-        return data
+        """See :meth:`End.read`; ``stream`` makes no difference."""
+        return self._end.read(size)
 
     def write(self, data: bytes) -> int:
         """Type ``data``."""
-        if self._input_closed or self._master < 0:
+        if self._input_closed:
             raise ConflictError("standard input is closed", code="stream.closed")
-        view = memoryview(data)
-        while view:
-            try:
-                view = view[os.write(self._master, view) :]
-            except OSError as exc:
-                raise ConflictError("the terminal is closed", code="stream.closed") from exc
-        return len(data)
+        return self._end.write(data)
 
     def close_stdin(self) -> None:
         """Nothing more is typed. A terminal has no end of input of its own, so the process is not told."""
@@ -106,14 +81,13 @@ class Terminal:
 
     def resize(self, rows: int, columns: int) -> None:
         """Tell the terminal its size."""
-        if max(rows, columns) > 0xFFFF:
-            raise UsageError("a terminal has at most 65535 rows and columns", code="container.terminal")
-        if self._master < 0:
-            raise UnavailableError("no tty", code="container.terminal")
-        fcntl.ioctl(self._master, termios.TIOCSWINSZ, _SIZE.pack(rows, columns, 0, 0))
+        if max(rows, columns) > MAX_SIZE:
+            text = f"a terminal has at most {MAX_SIZE} rows and columns"
+            raise UsageError(text, code="container.terminal")
+        size = _SIZE.pack(rows, columns, 0, 0)
+        if not self._end.control(lambda master: fcntl.ioctl(master, termios.TIOCSWINSZ, size)):
+            raise UnavailableError("no tty: it is closed", code="container.terminal")
 
     def close(self) -> None:
-        """Close the master; the process must have ended."""
-        master, self._master = self._master, -1
-        if master >= 0:
-            os.close(master)
+        """Close the master; processes that still have the terminal get SIGHUP."""
+        self._end.close()

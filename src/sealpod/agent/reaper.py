@@ -7,6 +7,7 @@ are collected whether anyone has asked yet or not. Statuses are exit codes, or 1
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -72,6 +73,14 @@ class Reaper:
                 raise DeadlineError(f"process {pid} did not end in {timeout} s", code="agent.wait")
             self._claimed.discard(pid)
             return self._ended.pop(pid)
+
+    def kill(self, pid: int) -> None:
+        """End a child nobody will ask for."""
+        with self._changed:
+            self._claimed.discard(pid)
+            if self._ended.pop(pid, None) is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     def _run(self) -> None:
         while True:

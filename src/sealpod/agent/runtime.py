@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""crun, the program that makes containers: create, start, kill, delete.
+"""crun, the program that makes containers: create, start, exec, update, delete.
 
 Its messages go to a log file, not to standard error, because while it creates a container its standard
 error is already the container's.
@@ -12,7 +12,7 @@ import os
 from typing import Any, Final
 
 from sealpod.agent.reaper import Reaper
-from sealpod.errors import DeadlineError, NotFoundError, OperationError, SealpodError
+from sealpod.errors import AccessError, DeadlineError, NotFoundError, OperationError, SealpodError
 
 CRUN: Final = "/usr/bin/crun"
 STATE: Final = "/run/crun"
@@ -55,14 +55,6 @@ class Runtime:
         self._run(command, f"{place}.log", standard)
         return _number(f"{place}.pid")
 
-    def pause(self, container_id: str, bundle: str) -> None:
-        """Freeze every process of the container."""
-        self._run(["pause", container_id], os.path.join(bundle, "pause.log"))
-
-    def resume(self, container_id: str, bundle: str) -> None:
-        """Let the container's processes go on."""
-        self._run(["resume", container_id], os.path.join(bundle, "pause.log"))
-
     def update(self, container_id: str, bundle: str, resources: dict[str, Any]) -> None:
         """Change the container's limits (OCI ``resources``)."""
         path = os.path.join(bundle, "resources.json")
@@ -73,10 +65,6 @@ class Runtime:
     def start(self, container_id: str, bundle: str) -> None:
         """Let the container's first process go."""
         self._run(["start", container_id], os.path.join(bundle, "start.log"))
-
-    def kill_all(self, container_id: str, bundle: str, number: int) -> None:
-        """Send a signal to every process of the container."""
-        self._run(["kill", "--all", container_id, str(number)], os.path.join(bundle, "kill.log"))
 
     def delete(self, container_id: str, bundle: str) -> None:
         """Remove the container, killing what still runs."""
@@ -95,7 +83,7 @@ class Runtime:
         try:
             status = self._reaper.wait(pid, TIMEOUT)
         except DeadlineError:
-            os.kill(pid, 9)
+            self._reaper.kill(pid)
             raise
         if status:
             raise failure(command[0], read_log(log) or f"crun ended with status {status}")
@@ -129,9 +117,13 @@ def read_log(path: str) -> str:
 
 
 def failure(step: str, message: str) -> SealpodError:
-    """The error for a failed crun command; a missing program has its own code."""
-    if step in ("create", "exec") and "executable file" in message:
+    """The error for a failed crun command; a program that is missing or none has its own code."""
+    if "executable file" in message:
         return NotFoundError(
             message, code="container.command-not-found", remedy="name a program that the image has"
         )
+    if message.startswith("open executable"):
+        text = f"the command cannot be run: {message.partition(': ')[2]}"
+        remedy = "name a file that may be executed"
+        return AccessError(text, code="container.not-executable", remedy=remedy)
     return OperationError(f"cannot {step} the container: {message}", code=f"container.{step}")

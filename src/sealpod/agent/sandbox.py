@@ -21,10 +21,10 @@ import re
 import signal
 import socket
 import threading
-from typing import Final
+from typing import Any, Final
 
 from sealpod.agent import merge, mounts, network, rootfs, spec, sysctls
-from sealpod.agent.container import Container, opened
+from sealpod.agent.container import Container
 from sealpod.agent.copyfile import Files
 from sealpod.agent.holder import NAME as HOLDER
 from sealpod.agent.holder import Holder
@@ -35,6 +35,7 @@ from sealpod.agent.oom import Oom
 from sealpod.agent.reaper import Reaper
 from sealpod.agent.runtime import Runtime
 from sealpod.agent.storage import Volumes
+from sealpod.agent.streams import Opening
 from sealpod.errors import ConflictError, NotFoundError, OperationError, UsageError
 from sealpod.wire.message import Message
 
@@ -186,7 +187,7 @@ class Sandbox:
             document = spec.compose(request.OCI, process, self._bundle(container_id, request, directory))
             _write(os.path.join(directory, "config.json"), json.dumps(document))
             sysctls.apply(request.OCI.Linux.Sysctl, self._namespaces)
-            return self._launch(container_id, directory, rootfs_path, request.OCI.Process.Terminal)
+            return self._launch(container_id, directory, rootfs_path, document["process"])
         except BaseException:
             rootfs.remove(directory, rootfs_path)
             raise
@@ -207,13 +208,15 @@ class Sandbox:
             shm if self.volumes.has(shm) else "",
         )
 
-    def _launch(self, container_id: str, directory: str, rootfs_path: str, terminal: bool) -> Container:
+    def _launch(
+        self, container_id: str, directory: str, rootfs_path: str, process: dict[str, Any]
+    ) -> Container:
         try:
-            with opened(os.path.join(directory, "init"), terminal) as streams, self.creating:
+            with Opening(os.path.join(directory, "init"), process) as streams, self.creating:
                 self._reaper.forget_unclaimed()
                 pid = self._runtime.create(container_id, directory, streams.child, streams.console)
-                self._reaper.claim(pid)
                 stdio = streams.take()
+                self._reaper.claim(pid)
             return Container(container_id, directory, rootfs_path, stdio, pid, self._runtime)
         except BaseException as exc:
             with contextlib.suppress(Exception):

@@ -35,6 +35,7 @@ def metrics(containers: int) -> str:
         ("guest_memory_total_bytes", str(memory.get("MemTotal:", 0))),
         ("guest_memory_available_bytes", str(memory.get("MemAvailable:", 0))),
         ("guest_containers", str(containers)),
+        ("guest_processes", str(sum(name.isdecimal() for name in _names("/proc")))),
     ]
     return "".join(f"# TYPE sealpod_{name} gauge\nsealpod_{name} {value}\n" for name, value in lines)
 
