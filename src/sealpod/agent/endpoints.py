@@ -8,12 +8,10 @@ blocked ones is blocked in any case. The health service always answers.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from sealpod.errors import UsageError
 from sealpod.wire.agentapi import AGENT, METHODS
-
-NAMES: Final = frozenset(request for (service, _), (request, _) in METHODS.items() if service == AGENT)
 
 
 class Endpoints(NamedTuple):
@@ -24,6 +22,8 @@ class Endpoints(NamedTuple):
 
     def refusals(self) -> dict[tuple[str, str], str]:
         """What to answer to the calls that are blocked, by service and method."""
+        if self.allowed is None and not self.blocked:
+            return {}
         return {
             (service, method): f"{request} is blocked"
             for (service, method), (request, _) in METHODS.items()
@@ -39,8 +39,11 @@ def parse(allowed: str | None, blocked: str) -> Endpoints:
 
     An unknown name among the allowed ones, of another version's call, allows nothing and is no mistake.
     """
+    if allowed is None and not blocked:
+        return Endpoints()
     names = frozenset(filter(None, blocked.split(",")))
-    unknown = sorted(names - NAMES)
+    known = {request for (service, _), (request, _) in METHODS.items() if service == AGENT}
+    unknown = sorted(names - known)
     if unknown:
         text = f"the agent has no call {unknown[0]!r} to block"
         raise UsageError(text, code="agent.parameter", remedy="name request messages, as ExecProcessRequest")

@@ -20,7 +20,6 @@ from sealpod.agent.reaper import Reaper
 from sealpod.agent.runtime import Runtime
 from sealpod.errors import NotFoundError
 
-NAME: Final = "sandbox-holder"
 PROGRAM: Final = "/usr/bin/catatonit"
 NOBODY: Final = 65534
 OOM_SCORE: Final = -998
@@ -31,8 +30,15 @@ class Holder:
     """Started once, when the first container asks for it."""
 
     def __init__(
-        self, directory: str, runtime: Runtime, reaper: Reaper, namespaces: Namespaces, program: str = PROGRAM
+        self,
+        name: str,
+        directory: str,
+        runtime: Runtime,
+        reaper: Reaper,
+        namespaces: Namespaces,
+        program: str = PROGRAM,
     ) -> None:
+        self._name = name
         self._directory = directory
         self._runtime = runtime
         self._reaper = reaper
@@ -57,14 +63,14 @@ class Holder:
         try:
             with creating:
                 self._reaper.forget_unclaimed()
-                pid = self._runtime.create(NAME, self._directory, None)
+                pid = self._runtime.create(self._name, self._directory, None)
             with contextlib.suppress(OSError), open(f"/proc/{pid}/oom_score_adj", "w") as score:
                 score.write(str(OOM_SCORE))
-            self._runtime.start(NAME, self._directory)
+            self._runtime.start(self._name, self._directory)
             self._namespaces.keep(PID, f"/proc/{pid}/ns/pid")
         except BaseException:
             with contextlib.suppress(Exception):
-                self._runtime.delete(NAME, self._directory)
+                self._runtime.delete(self._name, self._directory)
             raise
         self._pid = pid
 
@@ -89,7 +95,7 @@ class Holder:
                     {"type": "mount"},
                     *({"type": kind, "path": path} for kind, path in shared),
                 ],
-                "cgroupsPath": f"/sealpod/{NAME}",
+                "cgroupsPath": f"/sealpod/{self._name}",
                 "resources": {"devices": [{"allow": False, "access": "rwm"}]},
             },
         }

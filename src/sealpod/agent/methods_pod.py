@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sealpod.agent import clock, network
+from sealpod.agent import network
 from sealpod.agent.merge import IMAGE_GUEST_PULL
 from sealpod.agent.parameters import VERSION
 from sealpod.agent.sandbox import Sandbox
@@ -52,7 +52,7 @@ class PodMethods:
         self._sandbox.destroy()
 
     def _copy_file(self, request: Message) -> None:
-        self._sandbox.copied.copy(request)
+        self._sandbox.copied().copy(request)
 
     def _create_container(self, request: Message) -> None:
         self._sandbox.create(request)
@@ -107,4 +107,6 @@ def _get_guest_details(_: Message) -> Message:
 
 
 def _set_guest_date_time(request: Message) -> None:
+    from sealpod.agent import clock
+
     clock.set_time(request.Sec, request.Usec)

@@ -21,13 +21,10 @@ import re
 import signal
 import socket
 import threading
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from sealpod.agent import merge, mounts, network, rootfs, spec, sysctls
+from sealpod.agent import merge, mounts, network, rootfs, spec
 from sealpod.agent.container import Container
-from sealpod.agent.copyfile import Files
-from sealpod.agent.holder import NAME as HOLDER
-from sealpod.agent.holder import Holder
 from sealpod.agent.images import Puller
 from sealpod.agent.merge import IMAGE_GUEST_PULL
 from sealpod.agent.namespaces import PID, Namespaces
@@ -39,9 +36,14 @@ from sealpod.agent.streams import Opening
 from sealpod.errors import ConflictError, NotFoundError, OperationError, UsageError
 from sealpod.wire.message import Message
 
+if TYPE_CHECKING:
+    from sealpod.agent.copyfile import Files
+    from sealpod.agent.holder import Holder
+
 ROOT: Final = "/run/kata-containers"
 """Kata's place, which storages name in their mount points."""
 RESOLV_CONF: Final = "/etc/resolv.conf"
+HOLDER: Final = "sandbox-holder"
 RESERVED: Final = ("sandbox", "image", "shared", HOLDER)
 MAX_CONTAINERS: Final = 64
 
@@ -70,9 +72,10 @@ class Sandbox:
         self._directory = os.path.join(root, "sandbox")
         shared = os.path.join(root, "shared")
         self.volumes = Volumes(self._directory, os.path.join(shared, "containers"))
-        self.copied = Files(os.path.join(shared, "containers"), os.path.join(shared, "incoming"))
+        self._shared = shared
+        self._copied: Files | None = None
         self._namespaces = namespaces or Namespaces()
-        self._holder = Holder(os.path.join(self._directory, "holder"), runtime, reaper, self._namespaces)
+        self._holder: Holder | None = None
         self.id = ""
         """The pod's, as the host calls it."""
         self._configured = False
@@ -83,6 +86,33 @@ class Sandbox:
         """Held while a process is made: a status nobody asked for might be that of the one to appear."""
         self.oom = Oom()
         self._containers: dict[str, Container | None] = {}
+
+    # Imported when first needed, because the agent's imports are a part of every start.
+
+    def copied(self) -> Files:
+        """The files the host copies."""
+        from sealpod.agent.copyfile import Files
+
+        with self._lock:
+            if self._copied is None:
+                places = (os.path.join(self._shared, name) for name in ("containers", "incoming"))
+                self._copied = Files(*places)
+            return self._copied
+
+    def _shared_pids(self) -> str:
+        from sealpod.agent.holder import Holder
+
+        with self._lock:
+            if self._holder is None:
+                directory = os.path.join(self._directory, "holder")
+                self._holder = Holder(HOLDER, directory, self._runtime, self._reaper, self._namespaces)
+        return self._holder.path(self.creating)
+
+    def _set_parameters(self, asked: Message) -> None:
+        if asked.Sysctl:
+            from sealpod.agent import sysctls
+
+            sysctls.apply(asked.Sysctl, self._namespaces)
 
     def configure(self, request: Message) -> None:
         """Make the pod (``CreateSandboxRequest``), once: name, name servers, namespaces, volumes."""
@@ -156,7 +186,8 @@ class Sandbox:
         """End everything that runs. What follows is the end of the machine, so nothing is waited for."""
         for container in self.containers():
             container.init.kill(signal.SIGKILL)
-        self._holder.kill()
+        if self._holder is not None:
+            self._holder.kill()
         self.volumes.clear()
 
     def _reserve(self, container_id: str) -> None:
@@ -175,7 +206,7 @@ class Sandbox:
         rootfs_path = os.path.join(directory, "rootfs")
         reference = merge.image(request, rootfs_path)
         spec.refuse(request.OCI)
-        sysctls.check(request.OCI.Linux.Sysctl)
+        self._set_parameters(request.OCI.Linux)
         for storage in request.storages:
             if storage.driver != IMAGE_GUEST_PULL:
                 self.volumes.make(storage)
@@ -186,7 +217,6 @@ class Sandbox:
             process = merge.process(request, image.config, rootfs_path)
             document = spec.compose(request.OCI, process, self._bundle(container_id, request, directory))
             _write(os.path.join(directory, "config.json"), json.dumps(document))
-            sysctls.apply(request.OCI.Linux.Sysctl, self._namespaces)
             return self._launch(container_id, directory, rootfs_path, document["process"])
         except BaseException:
             rootfs.remove(directory, rootfs_path)
@@ -197,7 +227,7 @@ class Sandbox:
         asked = mounts.volumes(request.OCI, shm)
         shared = {kind: path for kind, path in self._namespaces.paths.items() if kind != PID}
         if request.sandbox_pidns:
-            shared[PID] = self._holder.path(self.creating)
+            shared[PID] = self._shared_pids()
         return spec.Bundle(
             container_id,
             os.path.join(directory, "rootfs"),
