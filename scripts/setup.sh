@@ -12,7 +12,8 @@ mkdir -p .stamps
 say() { echo "setup: $*" >&2; }
 die() { say "$*"; exit 1; }
 
-# Program -> Debian package. crun and umoci are for tests on this machine; the guest brings its own crun.
+# Program (or file) -> Debian package. crun, umoci, catatonit and containerd with its network plugins are for
+# tests on this machine; the guest brings its own crun and catatonit.
 programs=(
     qemu-system-x86_64:qemu-system-x86
     docker-registry:docker-registry
@@ -20,6 +21,12 @@ programs=(
     umoci:umoci
     crun:crun
     dpkg-deb:dpkg
+    catatonit:catatonit
+    containerd:containerd
+    runc:runc
+    ip:iproute2
+    nsenter:util-linux
+    /usr/lib/cni/bridge:containernetworking-plugins
 )
 
 quietly() { # run a command, showing its output only if it fails
@@ -46,7 +53,7 @@ version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
 missing=()
 for entry in "${programs[@]}"; do
-    command -v "${entry%%:*}" >/dev/null || missing+=("${entry#*:}")
+    [ -e "${entry%%:*}" ] || command -v "${entry%%:*}" >/dev/null || missing+=("${entry#*:}")
 done
 # Debian's Python leaves out what `python3 -m venv` needs.
 "$python" -c 'import ensurepip' 2>/dev/null || missing+=("python$version-venv")
