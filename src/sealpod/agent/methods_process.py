@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from typing import Any, Final
 
-from sealpod.agent import limits, spec, stats
+from sealpod.agent import limits, spec
 from sealpod.agent.process import Process
 from sealpod.agent.sandbox import Sandbox
 from sealpod.agent.stdio import STDERR, STDOUT
@@ -98,6 +98,8 @@ class ProcessMethods:
         self._sandbox.get(request.container_id).update(resources)
 
     def _stats_container(self, request: Message) -> Message:
+        from sealpod.agent import stats
+
         self._sandbox.get(request.container_id)
         return stats.read(request.container_id)
 
@@ -105,6 +107,8 @@ class ProcessMethods:
         return MESSAGES.new("OOMEvent", container_id=self._sandbox.oom.wait())
 
     def _get_metrics(self, request: Message) -> Message:
+        from sealpod.agent import stats
+
         return MESSAGES.new("Metrics", metrics=stats.metrics(self._sandbox.count()))
 
     def _process(self, request: Message) -> Process:

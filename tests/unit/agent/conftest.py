@@ -42,7 +42,7 @@ def make_image(images: Path) -> None:
     for path in (bottom / "etc", top / "etc", bottom / "tmp"):
         path.mkdir(parents=True)
     (bottom / "tmp").chmod(0o1777)
-    for program in ("/bin/sh", "/bin/cat", "/bin/sleep"):
+    for program in ("/bin/sh", "/bin/cat", "/bin/sleep", "/bin/stty"):
         add_program(bottom, program)
     (bottom / "etc" / "which").write_text("bottom\n")
     (top / "etc" / "which").write_text("top\n")

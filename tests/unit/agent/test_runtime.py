@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sealpod.agent.runtime import failure, read_log
-from sealpod.errors import NotFoundError, OperationError
+from sealpod.errors import AccessError, NotFoundError, OperationError
 
 
 def test_the_last_message_counts(tmp_path: Path) -> None:
@@ -24,6 +24,9 @@ def test_no_log_no_message(tmp_path: Path) -> None:
 def test_a_missing_program_has_its_own_code() -> None:
     missing = failure("create", "executable file `x` not found in $PATH: No such file or directory")
     assert (type(missing), missing.code) == (NotFoundError, "container.command-not-found")
+    refused = failure("exec", "open executable: Permission denied")
+    assert (type(refused), refused.code) == (AccessError, "container.not-executable")
+    assert refused.message == "the command cannot be run: Permission denied"
     other = failure("start", "something")
     assert (type(other), other.code) == (OperationError, "container.start")
     assert other.message == "cannot start the container: something"
