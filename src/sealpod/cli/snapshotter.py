@@ -4,46 +4,96 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import signal
-import threading
+import sys
 from typing import Final
 
-HELP = """\
-Serve containerd's proxy snapshotter for guests' images, until SIGTERM.
+ADDRESS: Final = "/run/sealpod/snapshotter.sock"
+ROOT: Final = "/var/lib/containerd/io.containerd.snapshotter.v1.sealpod"
+"""Where containerd and kubelet look for the disk an external snapshotter named ``sealpod`` fills."""
+LOG_FORMAT: Final = "%(levelname)s %(name)s %(message)s"
+
+HELP: Final = f"""\
+Serve containerd's proxy snapshotter for guests' images, until SIGTERM or Ctrl-C.
 
 containerd takes every layer for unpacked, so this host never fetches one; the guest pulls the image itself.
 Name it in containerd's configuration:
 
   [proxy_plugins.sealpod]
     type = "snapshot"
-    address = "/run/sealpod/snapshotter.sock"
+    address = "{ADDRESS}"
 
 and give it to the runtimes (containerd 1.7: `snapshotter = "sealpod"` of a runtime, with pods annotated
-io.containerd.cri.runtime-handler) or to the whole node (containerd 1.6). Images it serves cannot be run
-by runc.
-"""
+io.containerd.cri.runtime-handler) or to the whole node (containerd 1.6). On such a node, name the images that
+runc is to run with --host-images; others have no files here.
 
-ADDRESS: Final = "/run/sealpod/snapshotter.sock"
-ROOT: Final = "/var/lib/sealpod/snapshotter"
+Prints `snapshotter ready on SOCKET` on standard output when it answers, and tells systemd (Type=notify).
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``sealpod snapshotter``."""
-    parser.add_argument("--address", metavar="SOCKET", default=ADDRESS, help=f"default: {ADDRESS}")
-    parser.add_argument("--root", metavar="DIR", default=ROOT, help=f"where its state is (default: {ROOT})")
+    parser.add_argument(
+        "--address",
+        metavar="SOCKET",
+        default=ADDRESS,
+        help=f"unix socket to answer on; only this user may open it (default: {ADDRESS})",
+    )
+    parser.add_argument(
+        "--root", metavar="DIR", default=ROOT, help=f"directory of its state and files (default: {ROOT})"
+    )
+    parser.add_argument(
+        "--host-images",
+        metavar="PATTERN",
+        action="append",
+        default=[],
+        help="unpack images whose whole name matches on this host, as an ordinary overlay snapshotter does, "
+        "for runc (for instance 'registry.example/kube-system/*'); needs disable_snapshot_annotations = "
+        "false; may be repeated",
+    )
+    parser.add_argument(
+        "--log-level", choices=("debug", "info", "warning"), default="info", help="default: info"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C."""
-    import os
+    # Blocked before gRPC starts its threads, which inherit that: a signal that one of them took would not
+    # wake the main thread.
+    signals = {signal.SIGTERM, signal.SIGINT}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        _serve_until(signals, args)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return 0
+
+
+def _serve_until(signals: set[signal.Signals], args: argparse.Namespace) -> None:
+    import logging
 
     from sealpod.snapshotter.serve import serving
 
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
-    os.makedirs(os.path.dirname(os.path.abspath(args.address)), mode=0o700, exist_ok=True)
-    with serving(os.path.abspath(args.address), args.root):
-        print(f"snapshotter ready on {args.address}", flush=True)
-        ended.wait()
-    return 0
+    logging.basicConfig(stream=sys.stderr, level=args.log_level.upper(), format=LOG_FORMAT)
+    address = os.path.abspath(args.address)
+    with serving(address, args.root, tuple(args.host_images)):
+        # Whoever started it may not read on.
+        with contextlib.suppress(BrokenPipeError):
+            print(f"snapshotter ready on {address}", flush=True)
+        _notify("READY=1")
+        signal.sigwait(signals)
+        _notify("STOPPING=1")
+
+
+def _notify(state: str) -> None:
+    """Tell systemd, sd_notify(3); without it nothing happens."""
+    import socket
+
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        return
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.connect(address.replace("@", "\0", 1) if address.startswith("@") else address)
+        sender.sendall(state.encode())

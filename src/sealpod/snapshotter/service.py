@@ -1,33 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Snapshots service. A layer about to be unpacked is said to be there already, so that nobody fetches it.
+"""The Snapshots service. A guest's layer is said to be there already, so that nobody fetches it.
 
-containerd asks for an active snapshot labelled with the name it would commit it under; the answer
-``already exists``, with that snapshot really there, makes it go on to the next layer. A container's own
-snapshot is an empty directory: the guest has the files.
+Before containerd fetches a layer it asks for an active snapshot to unpack it into, labelled with the name it
+would commit it under. The answer ``already exists``, with that snapshot really there, makes it go on to the
+next layer; it finds the snapshot by ``List``, by label and parent. A container's own snapshot is an empty
+directory: the guest has the files. Images of the host are kept as an ordinary overlay snapshotter keeps them.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from sealpod.errors import ConflictError, UsageError
+from sealpod.errors import ConflictError, UsageError, VerificationError
 from sealpod.snapshotter.filters import parse
-from sealpod.snapshotter.store import Snapshot, Store
+from sealpod.snapshotter.mounts import mounts
+from sealpod.snapshotter.placing import Placing
+from sealpod.snapshotter.rows import TARGET, Snapshot
+from sealpod.snapshotter.store import Store
 from sealpod.wire.message import Message
 from sealpod.wire.snapshotapi import ACTIVE, COMMITTED, MESSAGES, VIEW
 
-TARGET: Final = "containerd.io/snapshot.ref"
-PAGE: Final = 100  # snapshots in one message of a list
-INODES: Final = 1
+PAGE: Final = 100
+"""Snapshots in one message of a list."""
+PAGE_BYTES: Final = 256 * 1024
+"""Bytes of names and labels after which a message of a list is sent; containerd takes 16 MiB."""
 
 
 class Snapshots:
     """Requests in, answers out; errors are those of :mod:`sealpod.errors`."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, placing: Placing) -> None:
         self._store = store
+        self._placing = placing
 
     def table(self) -> dict[str, Callable[[Message], Message]]:
         """Functions by method. ``List`` is :meth:`pages`."""
@@ -40,41 +45,54 @@ class Snapshots:
             "Stat": self._stat,
             "Update": self._update,
             "Usage": self._usage,
-            "Cleanup": lambda _request: MESSAGES.new("Empty"),
+            "Cleanup": self._clean_up,
         }
 
     def pages(self, request: Message) -> Iterator[Message]:
         """``List``: the snapshots that pass the filters."""
         wanted = parse(request.filters)
-        found = [_info(snapshot) for snapshot in self._store.all() if wanted(snapshot)]
-        for start in range(0, len(found), PAGE):
-            yield MESSAGES.new("ListSnapshotsResponse", info=found[start : start + PAGE])
+        page: list[Message] = []
+        size = 0
+        for snapshot in self._store.all():
+            if not wanted(snapshot):
+                continue
+            page.append(_info(snapshot))
+            size += sum(len(name) + len(value) for name, value in snapshot.labels.items()) + len(
+                snapshot.name
+            )
+            if len(page) == PAGE or size > PAGE_BYTES:
+                yield MESSAGES.new("ListSnapshotsResponse", info=page)
+                page, size = [], 0
+        if page:
+            yield MESSAGES.new("ListSnapshotsResponse", info=page)
 
     def _prepare(self, request: Message) -> Message:
-        labels = dict(request.labels)
-        target = labels.get(TARGET, "")
-        if target:
-            self._store.add(target, request.parent, COMMITTED, labels)
+        if self._placing.is_for_guest(request.labels):
+            self._store.add_layer(request.key, request.parent, request.labels)
+            target = request.labels[TARGET]
             raise ConflictError(f'target snapshot "{target}": already exists', code="snapshotter.exists")
-        snapshot = self._store.add(request.key, request.parent, ACTIVE, labels)
-        return MESSAGES.new("PrepareSnapshotResponse", mounts=self._bind(snapshot))
+        return MESSAGES.new("PrepareSnapshotResponse", mounts=self._add(request, ACTIVE))
 
     def _view(self, request: Message) -> Message:
-        snapshot = self._store.add(request.key, request.parent, VIEW, dict(request.labels))
-        return MESSAGES.new("ViewSnapshotResponse", mounts=self._bind(snapshot))
+        return MESSAGES.new("ViewSnapshotResponse", mounts=self._add(request, VIEW))
+
+    def _add(self, request: Message, kind: int) -> list[Message]:
+        parent = self._store.place_of(request.parent)
+        place = self._placing.place(request.key, request.labels, parent)
+        self._store.add(request.key, request.parent, kind, place, request.labels)
+        return self._mounts_of(request.key)
 
     def _mounts(self, request: Message) -> Message:
-        return MESSAGES.new("MountsResponse", mounts=self._bind(self._store.get(request.key)))
+        return MESSAGES.new("MountsResponse", mounts=self._mounts_of(request.key))
 
-    def _bind(self, snapshot: Snapshot) -> list[Message]:
-        mode = "rw" if snapshot.kind == ACTIVE else "ro"
-        source = self._store.directory(snapshot)
-        return [MESSAGES.new("Mount", type="bind", source=source, options=["rbind", mode])]
+    def _mounts_of(self, key: str) -> list[Message]:
+        snapshot, ancestors = self._store.chain(key)
+        if snapshot.kind == COMMITTED:
+            raise VerificationError(f"snapshot {key} is neither active nor a view", code="snapshotter.state")
+        return mounts(snapshot, ancestors, self._store.directories)
 
     def _commit(self, request: Message) -> Message:
-        if not request.name:
-            raise UsageError("a snapshot needs a name", code="snapshotter.name")
-        self._store.commit(request.name, request.key, dict(request.labels))
+        self._store.commit(request.name, request.key, request.labels)
         return MESSAGES.new("Empty")
 
     def _remove(self, request: Message) -> Message:
@@ -85,28 +103,32 @@ class Snapshots:
         return MESSAGES.new("StatSnapshotResponse", info=_info(self._store.get(request.key)))
 
     def _update(self, request: Message) -> Message:
-        """Labels can be changed: all of them, or those the mask names."""
-        current = self._store.get(request.info.name)
-        labels, asked = dict(current.labels), dict(request.info.labels)
-        paths = list(request.update_mask.paths) or ["labels"]
-        for path in paths:
-            field, _, name = path.partition(".")
-            if field != "labels":
-                raise UsageError(f"{path} of a snapshot cannot be changed", code="snapshotter.update")
-            if not name:
-                labels = asked
-            elif name in asked:
-                labels[name] = asked[name]
-            else:
-                labels.pop(name, None)
-        return MESSAGES.new("UpdateSnapshotResponse", info=_info(self._store.relabel(current.name, labels)))
+        paths = list(request.update_mask.paths)
+        wanted = dict(request.info.labels)
+        changed = self._store.relabel(request.info.name, lambda labels: edited(labels, wanted, paths))
+        return MESSAGES.new("UpdateSnapshotResponse", info=_info(changed))
 
     def _usage(self, request: Message) -> Message:
-        snapshot = self._store.get(request.key)
-        size = sum(
-            entry.stat(follow_symlinks=False).st_size for entry in os.scandir(self._store.directory(snapshot))
-        )
-        return MESSAGES.new("UsageResponse", size=size, inodes=INODES)
+        size, inodes = self._store.usage(request.key)
+        return MESSAGES.new("UsageResponse", size=size, inodes=inodes)
+
+    def _clean_up(self, _request: Message) -> Message:
+        self._store.clean_up()
+        return MESSAGES.new("Empty")
+
+
+def edited(labels: Mapping[str, str], wanted: Mapping[str, str], paths: list[str]) -> dict[str, str]:
+    """The labels after an update by a field mask: no path or ``labels`` replaces all, ``labels.NAME`` one."""
+    result = dict(labels)
+    for path in paths or ["labels"]:
+        field, dot, name = path.partition(".")
+        if field != "labels" or (dot and not name):
+            raise UsageError(f"cannot update field {path!r} of a snapshot", code="snapshotter.update")
+        if dot:
+            result[name] = wanted.get(name, "")
+        else:
+            result = dict(wanted)
+    return result
 
 
 def _info(snapshot: Snapshot) -> Message:
