@@ -60,10 +60,11 @@ HANDLERS = {
     "kata-qemu": ("kata-qemu", "", ""),
     CONFIDENTIAL: (CONFIDENTIAL, "online", ""),
     "offline": (CONFIDENTIAL, "offline", OFFLINE),
+    "spare": (CONFIDENTIAL, "online", " spare"),
     "wrong-online": (CONFIDENTIAL, "online", " tampered"),
     "wrong-offline": (CONFIDENTIAL, "offline", f"{OFFLINE} tampered"),
 }
-ALLOWED = (CONFIDENTIAL, "offline")
+ALLOWED = (CONFIDENTIAL, "offline", "spare")
 
 
 def busybox_layer(marker: str) -> bytes:
@@ -89,13 +90,11 @@ class PodLab:
     host: ContainerdHost
     place: Workplace
     registry: str
-    broker: Command
-    kbs: str
+    spare: Command
+    """A second key broker on the same database, for tests to kill; the handler ``spare`` uses it."""
     marker: str
     layers: tuple[str, ...]
     """Digests of the images' layers, as ``sha256:...`` and as bare numbers."""
-    configs: dict[str, tuple[str, str]]
-    platform: str
 
     def image(self, tag: str) -> str:
         """``plain``, ``encrypted``, ``nobody`` (its key is not the broker's to give) or ``pause``."""
@@ -117,10 +116,11 @@ def pod_lab(*, snapshotter: str = "sealpod", containerd: str = "containerd") -> 
         platform = str(root / "platform")
         ark = asyncio.run(_fingerprint(platform))
         database = f"sqlite:///{root}/kbs.db"
-        broker, kbs = scope.enter_context(serving(place, f"{network.gateway}:0", database, ark))
+        _, kbs = scope.enter_context(serving(place, f"{network.gateway}:0", database, ark))
+        spare, spare_kbs = scope.enter_context(serving(place, f"{network.gateway}:0", database, ark))
         marker = f"marker-{secrets.token_hex(16)}"
         layers = _publish(place, root, registry, marker)
-        configs = _configs(registry, kbs)
+        configs = _configs(registry, kbs, spare_kbs)
         _fill_broker(place, root, database, configs)
         environment = {**place.environment, "SEALPOD_PLATFORM_STATE": platform}
         host = ContainerdHost(
@@ -134,7 +134,7 @@ def pod_lab(*, snapshotter: str = "sealpod", containerd: str = "containerd") -> 
             containerd=containerd,
         )
         scope.enter_context(running(host))
-        yield PodLab(host, place, registry, broker, kbs, marker, layers, configs, platform)
+        yield PodLab(host, place, registry, spare, marker, layers)
 
 
 @contextlib.contextmanager
@@ -182,11 +182,12 @@ def _publish(place: Workplace, root: Path, registry: str, marker: str) -> tuple[
     return tuple(path.parent.name for path in blobs if path.read_bytes()[:1] != b"{")
 
 
-def _configs(registry: str, kbs: str) -> dict[str, tuple[str, str]]:
+def _configs(registry: str, kbs: str, spare: str) -> dict[str, tuple[str, str]]:
     found = {}
     for name, (kind, mode, more) in HANDLERS.items():
         text = PLAIN.format(memory=MEMORY, registry=registry, more=more)
-        found[name] = (kind, text + (ATTESTED.format(mode=mode, kbs=kbs) if mode else ""))
+        address = spare if name == "spare" else kbs
+        found[name] = (kind, text + (ATTESTED.format(mode=mode, kbs=address) if mode else ""))
     return found
 
 
