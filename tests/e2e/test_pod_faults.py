@@ -111,20 +111,18 @@ def test_the_guests_kernel_crashes(pods: PodLab, cri: CriClient) -> None:
     assert_pod_is_dead(cri, pod, container)
 
 
-def test_the_guest_stands_still(pods: PodLab, cri: CriClient) -> None:
-    pod = cri.run_pod("kata-qemu", pods.host.logs)
-    container = cri.run(pod, pods.image("plain"), *SLEEP)
-    os.kill(process(pods, pod, "qemu"), signal.SIGSTOP)
-    assert cri.wait_for_exit(container, SILENCE_SECONDS).exit_code == 137
-    assert_pod_is_dead(cri, pod, container)
-
-
-def test_a_guest_that_stands_still_can_be_stopped(pods: PodLab, cri: CriClient) -> None:
-    pod = cri.run_pod("kata-qemu", pods.host.logs)
-    cri.run(pod, pods.image("plain"), *SLEEP)
-    os.kill(process(pods, pod, "qemu"), signal.SIGSTOP)
-    cri.stop_pod(pod.id)
-    assert cri.pod_status(pod).state == NOT_READY
+def test_guests_stand_still(pods: PodLab, cri: CriClient) -> None:
+    watched, stopped = (cri.run_pod("kata-qemu", pods.host.logs) for _ in range(2))
+    container = cri.run(watched, pods.image("plain"), *SLEEP)
+    cri.run(stopped, pods.image("plain"), *SLEEP)
+    for pod in (watched, stopped):
+        os.kill(process(pods, pod, "qemu"), signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as pool:
+        stopping = pool.submit(cri.stop_pod, stopped.id, SILENCE_SECONDS)
+        assert cri.wait_for_exit(container, SILENCE_SECONDS).exit_code == 137
+        assert_pod_is_dead(cri, watched, container)
+        stopping.result()
+    assert cri.pod_status(stopped).state == NOT_READY
 
 
 def test_the_guests_memory_ends(pods: PodLab, cri: CriClient) -> None:
@@ -149,7 +147,7 @@ def test_the_key_broker_goes(pods: PodLab, cri: CriClient) -> None:
     assert "[kbs.unreachable]" in str(launched.value)
     assert "getting a session from the key broker failed" in str(launched.value)
     # What needs no key goes on.
-    container = cri.run(pod, pods.image("plain"), *SLEEP)
+    container = cri.run(pod, pods.image("plain"), *SLEEP, name="plain")
     assert cri.read(container, "echo", "here") == "here\n"
 
 

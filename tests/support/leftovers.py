@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a node's pods left on this machine: processes, mounts, namespaces, interfaces, sockets, files."""
+"""What a node's pods left on this machine: processes, mounts, interfaces, sockets, files.
+
+Network namespaces are mounts below the node's state.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,6 @@ class Leftovers:
         return {
             *(f"process {one}" for one in self._processes()),
             *(f"mount {one}" for one in self._mounts()),
-            *(f"namespace {one}" for one in _listed("/run/netns") if one.startswith("cni-")),
             *(f"interface {one}" for one in self._lab.host.network.ports()),
             *(f"socket {one}" for one in self._sockets()),
             *(f"memory {one}" for one in _listed(SHARED_MEMORY)),
@@ -68,7 +70,7 @@ class Leftovers:
     def _files(self) -> list[str]:
         places = ("run/sandboxes", "s", "tmp", "state/io.containerd.runtime.v2.task/k8s.io")
         places += ("root/io.containerd.runtime.v2.task/k8s.io", "state/io.containerd.grpc.v1.cri/sandboxes")
-        places += ("state/io.containerd.grpc.v1.cri/containers",)
+        places += ("state/io.containerd.grpc.v1.cri/containers", "state/netns")
         found = [f"{place}/{name}" for place in places for name in _listed(f"{self._directory}/{place}")]
         addresses = f"ipam/{self._lab.host.network.name}"
         names = _listed(f"{self._directory}/{addresses}")
