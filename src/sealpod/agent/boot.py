@@ -43,7 +43,6 @@ def prepare() -> None:
         with contextlib.suppress(OperationError):
             _mount(source, target, kind, flags, options)
     _delegate_controllers()
-    _spare_agent()
     network.bring_up_loopback()
 
 
@@ -61,12 +60,6 @@ def _delegate_controllers() -> None:
     for name in CONTROLLERS:
         with contextlib.suppress(OSError), open(f"{CGROUPS}/cgroup.subtree_control", "w") as file:
             file.write(f"+{name}")
-
-
-def _spare_agent() -> None:
-    """A guest out of memory loses a container and not PID 1, which would be all of it."""
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-        file.write("-1000")
 
 
 def command_line() -> str:

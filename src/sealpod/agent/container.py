@@ -160,6 +160,7 @@ class Container:
                     self._reaper.kill(pid)
                     raise
                 self._reaper.claim(pid)
+                _set_oom_score(pid, document.get("oomScoreAdj", 0))
                 return Process(f"process {exec_id}", pid, taken)
         finally:
             for suffix in ("json", "pid", "log"):
@@ -254,3 +255,10 @@ class Container:
         for process in (self.init, *processes):
             process.stdio.close()
         rootfs.remove(self.directory, self._rootfs)
+
+
+def _set_oom_score(pid: int, score: int) -> None:
+    """What crun (1.8) does for a container's first process only."""
+    if score:
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/oom_score_adj", "w", encoding="ascii") as file:
+            file.write(str(score))

@@ -135,9 +135,8 @@ def exec_document(directory: str, request: Message) -> dict[str, Any]:
     )
     document = spec.compose_process(asked, process)
     if not spec.describes_all(asked):
-        document |= {
-            name: own[name] for name in ("capabilities", "noNewPrivileges", "rlimits", "oomScoreAdj")
-        }
+        names = ("capabilities", "noNewPrivileges", "rlimits", "oomScoreAdj")
+        document |= {name: own[name] for name in names if name in own}
         if process.uid:
             document["capabilities"] |= {"effective": [], "permitted": []}
     return document

@@ -2,7 +2,8 @@
 """Notice that the kernel killed a container's process for its memory limit.
 
 The kernel raises POLLPRI on ``memory.events`` of cgroup v2 when a number in it changes, so nobody polls. When
-the guest itself has no memory left there is no limit that says whose fault it is, and nothing is told.
+the guest itself has no memory left there is no limit that says whose fault it is, and nothing is told; the
+agent outlives that, because the kernel never chooses PID 1.
 """
 
 from __future__ import annotations

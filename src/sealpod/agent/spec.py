@@ -172,8 +172,9 @@ def compose_process(asked: Message, process: Process, annotations: Mapping[str, 
         "capabilities": _capabilities(asked, process.uid),
         "noNewPrivileges": asked.NoNewPrivileges or not (describes_all(asked) or allowed),
         "rlimits": limits.rlimits(asked),
-        "oomScoreAdj": asked.OOMScoreAdj,  # always: what is not set would be the agent's, which is spared
     }
+    if asked.OOMScoreAdj:
+        document["oomScoreAdj"] = asked.OOMScoreAdj
     if asked.Terminal and asked.ConsoleSize.Height and asked.ConsoleSize.Width:
         size = asked.ConsoleSize
         document["consoleSize"] = {"height": size.Height, "width": size.Width}

@@ -347,3 +347,9 @@ def test_numbers_are_read_from_the_cgroup(tmp_path: Path) -> None:
     assert {one.key: one.value for one in group.memory_stats.stats}["inactive_file"] == 7
     assert (group.pids_stats.current, group.pids_stats.limit) == (3, 0)
     assert [(one.name, one.rx_bytes) for one in read.network_stats] == [("eth0", 11)]
+
+
+def test_the_score_of_a_process_beside(guest: Guest, running: str) -> None:
+    execute(guest, running, "score", *SHELL, "read go; cat /proc/self/oom_score_adj", OOMScoreAdj=700)
+    guest.client.call("WriteStdin", agent_pb2.WriteStreamRequest(**ids(running, "score"), data=b"\n"))
+    assert output(guest, running, "score") == b"700\n"

@@ -41,7 +41,6 @@ def test_an_empty_request_gives_the_defaults() -> None:
         "capabilities": {name: list(spec.CAPABILITIES) for name in SETS},
         "noNewPrivileges": True,
         "rlimits": [],
-        "oomScoreAdj": 0,
     }
     assert document["root"] == {"path": "/run/c1/rootfs", "readonly": False}
     assert document["hostname"] == "pod"
