@@ -24,8 +24,8 @@ from sealpod.wire.ttrpc import Frame, Oversized, Request, Response
 
 CHUNK: Final = 64 * 1024
 """Bytes per read of the channel."""
-MAX_CALLS: Final = 128
-"""Calls in flight. A container has four that wait (exit, two streams, input)."""
+MAX_CALLS: Final = 512
+"""Calls in flight. A process has four that may wait (exit, two streams, input)."""
 
 Handler = Callable[[bytes], bytes]
 

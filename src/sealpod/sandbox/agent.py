@@ -15,7 +15,7 @@ AGENT: Final = "grpc.AgentService"
 HEALTH: Final = "grpc.Health"
 SHORT: Final = 60.0  # seconds, Kata's limit for calls that do not wait for a person or a network
 PULL: Final = 600.0  # seconds a guest may take to pull, decrypt and unpack an image
-READ_LENGTH: Final = 32768  # bytes asked for per read of a container's output
+READ_LENGTH: Final = 256 << 10  # bytes asked for per read of a container's output
 END_OF_OUTPUT: Final = ("read meet eof", "eof")
 
 
