@@ -25,6 +25,7 @@ programs=(
     containerd:containerd
     runc:runc
     ip:iproute2
+    iptables:iptables
     nsenter:util-linux
     /usr/lib/cni/bridge:containernetworking-plugins
 )
@@ -33,17 +34,32 @@ quietly() { # run a command, showing its output only if it fails
     "$@" >"$log" 2>&1 || { tail -n 25 "$log" >&2; die "failed: $* (whole output: $log)"; }
 }
 
+# Packages with a service start it when they are installed. Nobody asked for that here, so Debian's own switch
+# forbids it meanwhile; an administrator's is left as it is.
+policy=/usr/sbin/policy-rc.d
+
 install_packages() {
     command -v apt-get >/dev/null || die "please install what provides these Debian packages: $*"
-    local root=()
+    root=()
     if [ "$(id -u)" -ne 0 ]; then
         command -v sudo >/dev/null || die "please run as root: apt-get install $*"
         root=(sudo)
     fi
     say "installing $*"
     quietly "${root[@]}" apt-get update
+    if [ ! -e "$policy" ]; then
+        allow_services() { "${root[@]}" rm -f "$policy"; }
+        trap allow_services EXIT
+        printf '#!/bin/sh\nexit 101\n' | "${root[@]}" tee "$policy" >/dev/null
+        "${root[@]}" chmod 0755 "$policy"
+    fi
     quietly "${root[@]}" env DEBIAN_FRONTEND=noninteractive \
         apt-get install --yes --no-install-recommends "$@"
+    [ -z "$(trap -p EXIT)" ] || { allow_services; trap - EXIT; }
+}
+
+have() { # whether root would find a program
+    PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null
 }
 
 command -v "$python" >/dev/null || die "$python is not installed; sealpod needs Python 3.11 or newer"
@@ -53,7 +69,7 @@ version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
 missing=()
 for entry in "${programs[@]}"; do
-    [ -e "${entry%%:*}" ] || command -v "${entry%%:*}" >/dev/null || missing+=("${entry#*:}")
+    have "${entry%%:*}" || missing+=("${entry#*:}")
 done
 # Debian's Python leaves out what `python3 -m venv` needs.
 "$python" -c 'import ensurepip' 2>/dev/null || missing+=("python$version-venv")
