@@ -93,8 +93,10 @@ class PodLab:
     spare: Command
     """A second key broker on the same database, for tests to kill; the handler ``spare`` uses it."""
     marker: str
+    platform: str
+    """State directory of the software platform its pods are launched on."""
     layers: tuple[str, ...]
-    """Digests of the images' layers, as ``sha256:...`` and as bare numbers."""
+    """SHA-256 of each layer as the registry has it."""
 
     def image(self, tag: str) -> str:
         """``plain``, ``encrypted``, ``nobody`` (its key is not the broker's to give) or ``pause``."""
@@ -134,7 +136,7 @@ def pod_lab(*, snapshotter: str = "sealpod", containerd: str = "containerd") -> 
             containerd=containerd,
         )
         scope.enter_context(running(host))
-        yield PodLab(host, place, registry, spare, marker, layers)
+        yield PodLab(host, place, registry, spare, marker, platform, layers)
 
 
 @contextlib.contextmanager
