@@ -26,8 +26,11 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: setup ## pod start against its floor, phase by phase
+bench: setup ## starts, calls and pods against floors measured in the same run (pods need root)
 	$(BIN)/python bench/pod_start.py
+	$(BIN)/python bench/shim_start.py
+	$(BIN)/python bench/ttrpc.py
+	$(BIN)/python bench/pods.py
 
 protos: setup ## regenerate the protobuf modules
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=src --pyi_out=src proto/sealpod/wire/pb/*.proto
