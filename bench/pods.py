@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pods under containerd against their floors. Prints figures; asserts nothing. Needs root, as pods do.
 
-* **start**: from RunPodSandbox to StartContainer's return, the pull included, plain and attested. Floor: the same guest booting straight to a script that prints one line (``rdinit=/floor``).
+* **start**: from RunPodSandbox to StartContainer's return, the pull included, for a plain and an attested
+  pod. Floor: the same guest booting straight to a script that prints one line (``rdinit=/floor``).
 * **shim**: resident memory with one container, and processor time while nothing happens.
 * **exec**: ExecSync of ``true``, and the same on runc, whose containers are processes of the host.
 * **log**: a container's output until containerd has all of it in the log, and the same on runc.
