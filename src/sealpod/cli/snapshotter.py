@@ -18,7 +18,7 @@ LOG_FORMAT: Final = "%(levelname)s %(name)s %(message)s"
 HELP: Final = f"""\
 Serve containerd's proxy snapshotter for guests' images, until SIGTERM or Ctrl-C.
 
-containerd takes every layer for unpacked, so this host never fetches one; the guest pulls the image itself.
+containerd takes every layer for unpacked, so a pull for a pod fetches none; the guest pulls the image itself.
 Name it in containerd's configuration:
 
   [proxy_plugins.sealpod]
