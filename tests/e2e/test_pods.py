@@ -10,6 +10,8 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -268,6 +270,20 @@ def test_limits_hold_and_can_be_changed(pods: PodLab, cri: CriClient, web: Pod) 
     cri.read(container, "sh", "-c", "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done")
     after = cri.stats(container)
     assert after.cpu.usage_core_nano_seconds.value > before.cpu.usage_core_nano_seconds.value
+
+
+def test_the_nodes_operator_sees_a_pod(pods: PodLab, web: Pod) -> None:
+    def sandbox(*words: str) -> str:
+        command = [sys.executable, "-m", "sealpod.cli.main", "sandbox", *words]
+        done = subprocess.run(command, capture_output=True, text=True, env=pods.host.environment, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert web.id[:13] in sandbox("ls")
+    shown = json.loads(sandbox("inspect", web.id, "-o", "json"))
+    assert (shown["id"], shown["pod"], shown["state"]) == (web.id, "default/web-0", "running")
+    assert "sealpod" in sandbox("console", web.id)
+    assert sandbox("metrics", web.id)
 
 
 def test_a_program_that_is_not_there_is_named(pods: PodLab, cri: CriClient, web: Pod) -> None:
