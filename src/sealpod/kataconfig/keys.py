@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The keys of Kata's ``configuration-qemu-sev.toml``, of CC-0.3.0 and CC-0.5.0, as one table.
 
-A key's default is what the file as shipped says, or what Kata takes when the key is absent; None where it
-depends on the installation. What sealpod makes of the keys is :mod:`sealpod.kataconfig.settings`.
+With them stand the few keys of later releases that reach the command line of a guest (rootfs_type,
+cdh_api_timeout). A key's default is what the file as shipped says, or what Kata takes when the key is absent;
+None where it depends on the installation. What sealpod makes of them is :mod:`sealpod.kataconfig.settings`.
 """
 
 from __future__ import annotations
@@ -109,6 +110,7 @@ _OTHERS: Final[tuple[tuple[str, Kind, Mapping[str, Value | None]], ...]] = (
             "entropy_source": None,
             "guest_hook_path": "",
             "guest_memory_dump_path": "",
+            "rootfs_type": "ext4",
             # The platform is asked for its chain at each launch.
             "sev_cert_chain": "/opt/sev/cert_chain.cert",
         },
@@ -173,7 +175,7 @@ _OTHERS: Final[tuple[tuple[str, Kind, Mapping[str, Value | None]], ...]] = (
     ),
     (AGENT, "boolean", {"enable_tracing": False, "debug_console_enabled": False}),
     (AGENT, "strings", {"kernel_modules": ()}),
-    (AGENT, "integer", {"dial_timeout": None, "container_pipe_size": 0}),
+    (AGENT, "integer", {"dial_timeout": None, "container_pipe_size": 0, "cdh_api_timeout": 0}),
     (
         RUNTIME,
         "string",
