@@ -7,11 +7,11 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 from h2.config import H2Configuration
-from h2.connection import H2Connection
+from h2.connection import ConnectionState, H2Connection
 from h2.events import DataReceived, RequestReceived, StreamEnded
 
 from sealpod.errors import UnavailableError
@@ -46,10 +46,17 @@ class Grpc:
         self.body = b""
 
     def __call__(self, connection: socket.socket) -> None:
+        # The client may leave at any time, and what it sends after our goodbye is nobody's.
+        with suppress(ConnectionError):
+            self._converse(connection)
+
+    def _converse(self, connection: socket.socket) -> None:
         h2 = H2Connection(H2Configuration(client_side=False))
         h2.initiate_connection()
         connection.sendall(h2.data_to_send())
         while data := connection.recv(65536):
+            if h2.state_machine.state is ConnectionState.CLOSED:
+                continue
             for event in h2.receive_data(data):
                 if isinstance(event, RequestReceived):
                     self.headers = dict(event.headers)
