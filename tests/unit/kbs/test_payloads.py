@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sealpod.errors import DecodeError, RefusedError, SealpodError, UsageError, VerificationError
+from sealpod.errors import DecodeError, RefusedError, SealpodError, UsageError
 from sealpod.kbs.core.audit import Decision
 from sealpod.kbs.core.encoding import decode_base64, encode_base64
 from sealpod.kbs.core.evidence import Evidence
@@ -23,7 +23,6 @@ from sealpod.kbs.core.online import encode_map, encrypt_reply
 from sealpod.kbs.core.policy import Rule
 from sealpod.kbs.core.records import StoredKeyset, StoredSecret
 from sealpod.kbs.core.request import RawRequest, SecretKind, SecretRequest, parse_requests
-from sealpod.kbs.core.sealing import AesGcmSealer
 from sealpod.kbs.core.stage import stage
 from sealpod.secret import SecretBytes
 
@@ -139,38 +138,6 @@ class TestRequests:
         with pytest.raises(UsageError) as caught:
             parse_requests(raw, guids_are_uuids=True)
         assert caught.value.code == "request.duplicate-guid"
-
-
-class TestSealing:
-    def test_open_what_was_sealed(self) -> None:
-        sealer = AesGcmSealer(SecretBytes(bytes(32)), rng=counter)
-        sealed = sealer.seal(SecretBytes(b"keys"), context=b"launch 1")
-        assert b"keys" not in sealed
-        assert sealer.open(sealed, context=b"launch 1") == SecretBytes(b"keys")
-
-    @pytest.mark.parametrize("context", [b"", b"launch 2", b"launch 10"])
-    def test_bound_to_its_context(self, context: bytes) -> None:
-        sealer = AesGcmSealer(SecretBytes(bytes(32)), rng=counter)
-        with pytest.raises(VerificationError):
-            sealer.open(sealer.seal(SecretBytes(b"keys"), context=b"launch 1"), context=context)
-
-    def test_every_bit_and_every_length_counts(self) -> None:
-        sealer = AesGcmSealer(SecretBytes(bytes(32)), rng=counter)
-        sealed = sealer.seal(SecretBytes(b"keys"), context=b"")
-        damaged = [sealed[:size] for size in range(len(sealed))]
-        damaged += [
-            bytes([*sealed[:i], sealed[i] ^ 1 << bit, *sealed[i + 1 :]])
-            for i in range(len(sealed))
-            for bit in range(8)
-        ]
-        for one in damaged:
-            with pytest.raises(VerificationError):
-                sealer.open(one, context=b"")
-
-    def test_another_key_opens_nothing(self) -> None:
-        sealed = AesGcmSealer(SecretBytes(bytes(32)), rng=counter).seal(SecretBytes(b"keys"), context=b"")
-        with pytest.raises(VerificationError):
-            AesGcmSealer(SecretBytes(b"\x01" * 32), rng=counter).open(sealed, context=b"")
 
 
 class TestBase64:

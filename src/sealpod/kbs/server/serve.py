@@ -27,7 +27,7 @@ from sealpod.kbs.core.broker import KeyBroker
 from sealpod.kbs.core.limits import Limits
 from sealpod.kbs.core.policy import ALLOW_ALL, Rule
 from sealpod.kbs.core.ports import Auditor
-from sealpod.kbs.core.sealing import KEY_SIZE, AesGcmSealer
+from sealpod.kbs.core.sealing import KEY_SIZE, KeyRing
 from sealpod.kbs.server.audit import LogAuditor
 from sealpod.kbs.server.service import handlers
 from sealpod.kbs.store.broker import SqlBrokerStore
@@ -101,7 +101,7 @@ def serve(config: ServerConfig, *, auditor: Auditor | None = None) -> RunningBro
     try:
         broker = KeyBroker(
             store=SqlBrokerStore(engine),
-            sealer=AesGcmSealer(SecretBytes(os.urandom(KEY_SIZE)), rng=os.urandom),
+            sealer=KeyRing(SecretBytes(os.urandom(KEY_SIZE)), rng=os.urandom),
             auditor=LogAuditor() if auditor is None else auditor,
             trusted=trusted,
             clock=time.time,
