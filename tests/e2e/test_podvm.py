@@ -150,6 +150,9 @@ def test_a_measured_pod_without_a_broker(place: Path, netns: str) -> None:
             described = vm.describe()
             assert described["platform"] == "model"
             assert len(str(described["launchDigest"])) == 64
+            measured = described["measured"]
+            assert isinstance(measured, dict)
+            assert measured["digest"] == described["launchDigest"]
             assert await asyncio.to_thread(answers, POD)
             os.kill(vm.pid, signal.SIGKILL)
             error = await vm.wait()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import time
@@ -226,7 +227,12 @@ class _Starting:
     def _note_launch(self) -> None:
         launched = self.seen.record
         if launched is not None:
-            self.record |= {"launchDigest": launched.components.digest, "launchId": self.seen.launch_id}
+            self.record |= {
+                "launchDigest": launched.components.digest,
+                "launchId": self.seen.launch_id,
+                # For `sealpod measure explain`.
+                "measured": json.loads(launched.components.to_json()),
+            }
         self.state.write(self.record)
 
     async def _prepare(self, guest: Guest, user_network: bool) -> None:
