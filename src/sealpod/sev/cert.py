@@ -10,14 +10,15 @@
     0x006    2   reserved
     0x008    4   PUBKEY_USAGE
     0x00C    4   PUBKEY_ALGO
-    0x010 1028   PUBKEY: curve u32 (1 P-256, 2 P-384), X 72, Y 72, zeros
+    0x010 1028   PUBKEY (:mod:`sealpod.sev.pubkey`)
     0x414    4   SIG1_USAGE  } of the signing key; 0x1000 and 0
     0x418    4   SIG1_ALGO   } when the slot is empty
     0x41C  512   SIG1
     0x61C  520   the same for SIG2
 
 Both signatures are over the first 1044 bytes. Who must sign whom is :mod:`sealpod.sev.chain`'s matter.
-A decoded certificate keeps every byte, so that encoding gives back what came.
+A decoded certificate keeps every byte, so that encoding gives back what came. No signature covers the slots
+themselves; where every byte has to count, ask :meth:`Certificate.require_canonical`.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ import struct
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from sealpod.errors import DecodeError, UsageError, VerificationError
+from sealpod.sev.pubkey import PUBKEY_SIZE, decode_public_key, encode_public_key
 from sealpod.sev.signature import (
-    COMPONENT_SIZE,
+    ECDSA_SIZE,
     SIGNATURE_SIZE,
     Algorithm,
     SigningKey,
@@ -43,13 +45,11 @@ from sealpod.sev.signature import (
 __all__ = ["BODY_SIZE", "SIZE", "Algorithm", "Certificate", "Signature", "Usage", "make", "sign"]
 
 VERSION: Final = 1
-PUBKEY_SIZE: Final = 1028
 
 _BODY = struct.Struct(f"<IBBHII{PUBKEY_SIZE}s")
 _SLOT = struct.Struct(f"<II{SIGNATURE_SIZE}s")
-_CURVE_ID = struct.Struct("<I")
-_COORDINATES_END: Final = _CURVE_ID.size + 2 * COMPONENT_SIZE
-_CURVES: Final[dict[int, type[ec.EllipticCurve]]] = {1: ec.SECP256R1, 2: ec.SECP384R1}
+_SIGNING: Final = tuple(algorithm for algorithm in Algorithm if algorithm.signs)
+_SIGNERS: Final = (Usage.ARK, Usage.ASK, Usage.OCA, Usage.PEK, Usage.PDH, Usage.CEK)
 
 BODY_SIZE: Final = _BODY.size
 """1044 bytes: the signed part."""
@@ -68,6 +68,13 @@ class Signature:
     def encode(self) -> bytes:
         """520 bytes."""
         return _SLOT.pack(self.usage, self.algorithm, self.raw)
+
+    @property
+    def is_plausible(self) -> bool:
+        """Whether the slot names a signer and a signing algorithm and is padded as that one needs."""
+        if self.usage not in _SIGNERS or self.algorithm not in _SIGNING:
+            return False
+        return Algorithm(self.algorithm).is_rsa or not any(self.raw[ECDSA_SIZE:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,21 +119,39 @@ class Certificate:
         """The 1044 signed bytes."""
         return _BODY.pack(VERSION, *self.api, self.reserved, self.usage, self.algorithm, self.pubkey)
 
-    def public_key(self) -> ec.EllipticCurvePublicKey:
-        """The elliptic curve key.
+    def verifying_key(self) -> VerifyingKey:
+        """The key, elliptic curve or RSA as the algorithm says.
 
-        :raise DecodeError: unknown curve, non-zero padding, or a point that is not on the curve.
+        :raise DecodeError: the field holds no such key; a point that is not on its curve, padding.
         """
-        (curve_id,) = _CURVE_ID.unpack_from(self.pubkey)
-        if curve_id not in _CURVES or any(self.pubkey[_COORDINATES_END:]):
-            raise _malformed(f"{self.usage.name} certificate: no elliptic curve key this version knows")
-        first, second = _CURVE_ID.size, _CURVE_ID.size + COMPONENT_SIZE
-        x = int.from_bytes(self.pubkey[first:second], "little")
-        y = int.from_bytes(self.pubkey[second:_COORDINATES_END], "little")
         try:
-            return ec.EllipticCurvePublicNumbers(x, y, _CURVES[curve_id]()).public_key()
-        except ValueError:
-            raise _malformed(f"{self.usage.name} certificate: key is not a point on its curve") from None
+            return decode_public_key(self.pubkey, self.algorithm)
+        except DecodeError as error:
+            raise _malformed(f"{self.usage.name} certificate: {error.message}") from None
+
+    def public_key(self) -> ec.EllipticCurvePublicKey:
+        """The elliptic curve key: what every key made by SEV firmware is.
+
+        :raise DecodeError: no such key, or an RSA key.
+        """
+        key = self.verifying_key()
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            raise _malformed(f"{self.usage.name} certificate: an RSA key in place of an elliptic curve one")
+        return key
+
+    def require_canonical(self) -> None:
+        """Check every byte no signature covers: reserved field, key padding, slots.
+
+        A slot is empty (usage 0x1000, algorithm 0, zeros) or names a signer and a signing algorithm.
+
+        :raise DecodeError: a byte that firmware would not have written there.
+        """
+        if self.reserved:
+            raise _malformed(f"{self.usage.name} certificate: reserved bytes are not zero")
+        self.verifying_key()
+        for number, slot in enumerate(self.signatures, 1):
+            if slot != Signature() and not slot.is_plausible:
+                raise _malformed(f"{self.usage.name} certificate: signature slot {number} is malformed")
 
     def verify_signed_by(self, key: VerifyingKey, usage: Usage, algorithm: Algorithm) -> None:
         """Check that one of the slots is a valid signature of this issuer.
@@ -149,7 +174,7 @@ class Certificate:
 
 
 def make(
-    public_key: ec.EllipticCurvePublicKey,
+    public_key: VerifyingKey,
     usage: Usage,
     algorithm: Algorithm,
     *,
@@ -157,16 +182,11 @@ def make(
 ) -> Certificate:
     """An unsigned certificate: both slots empty (usage 0x1000, algorithm 0).
 
-    :raise UsageError: the key's curve cannot stand in an SEV certificate.
+    :raise UsageError: the key cannot stand in an SEV certificate, or the algorithm is not one of its kind.
     """
-    numbers = public_key.public_numbers()
-    for curve_id, curve in _CURVES.items():
-        if isinstance(numbers.curve, curve):
-            x = numbers.x.to_bytes(COMPONENT_SIZE, "little")
-            y = numbers.y.to_bytes(COMPONENT_SIZE, "little")
-            pubkey = (_CURVE_ID.pack(curve_id) + x + y).ljust(PUBKEY_SIZE, b"\0")
-            return Certificate(usage=usage, algorithm=algorithm, pubkey=pubkey, api=api)
-    raise UsageError(f"SEV certificates cannot hold a key on {numbers.curve.name}", code="sev.curve")
+    if algorithm is Algorithm.NONE or algorithm.is_rsa != isinstance(public_key, rsa.RSAPublicKey):
+        raise UsageError(f"{algorithm.name} is not an algorithm of this key", code="sev.algorithm")
+    return Certificate(usage=usage, algorithm=algorithm, pubkey=encode_public_key(public_key), api=api)
 
 
 def sign(cert: Certificate, key: SigningKey, usage: Usage, algorithm: Algorithm, slot: int) -> Certificate:

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The certificate chain of a platform, and who must have signed whom (SEV API, appendix B and C).
-
-``sevctl export --full`` and the key broker's protocol carry it as PDH, PEK, OCA, CEK (2084 bytes each), ASK,
-ARK (832 bytes each for RSA-2048, 1600 for RSA-4096): 10000 or 11536 bytes; what follows is ignored.
+"""What a platform's certificate chain proves: who must have signed whom (SEV API, appendix B and C).
 
 A chain proves nothing by being consistent: anybody can make a root. So the ARK is compared with the roots
 the caller trusts; a chain under another root could come from a host that knows its private keys, learns the
@@ -13,54 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final
 
 from sealpod.errors import DecodeError, VerificationError
-from sealpod.sev import ca, cert
 from sealpod.sev.ca import CaCertificate
-from sealpod.sev.cert import Algorithm, Certificate, Usage
+from sealpod.sev.cert import Certificate, Usage
+from sealpod.sev.chainfile import MAX_SIZE, Chain, PlatformChain, decode_pdh
 
-SEV_ORDER: Final = (Usage.PDH, Usage.PEK, Usage.OCA, Usage.CEK)
-CA_ORDER: Final = (Usage.ASK, Usage.ARK)
-MAX_SIZE: Final = 1 << 16
-"""Bytes of input looked at; the longest chain has 11536."""
-
-# A key of another purpose must not vouch for anything, whatever it signed.
-_SIGNING: Final = (Algorithm.ECDSA_SHA256, Algorithm.ECDSA_SHA384)
-_AGREEING: Final = (Algorithm.ECDH_SHA256, Algorithm.ECDH_SHA384)
-
-
-@dataclass(frozen=True, slots=True)
-class Chain:
-    """A full chain, decoded and in the right order, its signatures not yet verified."""
-
-    pdh: Certificate
-    pek: Certificate
-    oca: Certificate
-    cek: Certificate
-    ask: CaCertificate
-    ark: CaCertificate
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """A chain from its bytes.
-
-        :raise DecodeError: truncated, malformed, or a certificate not in its place.
-        """
-        if len(data) > MAX_SIZE:
-            raise _malformed(f"a certificate chain of {len(data)} bytes")
-        pdh, pek, oca, cek = (
-            _sev_certificate(data, position, usage) for position, usage in enumerate(SEV_ORDER)
-        )
-        offset = len(SEV_ORDER) * cert.SIZE
-        ask, size = _ca_certificate(data[offset:], Usage.ASK)
-        ark, _ = _ca_certificate(data[offset + size :], Usage.ARK)
-        return cls(pdh, pek, oca, cek, ask, ark)
-
-    def encode(self) -> bytes:
-        """10000 or 11536 bytes."""
-        parts = (self.pdh, self.pek, self.oca, self.cek, self.ask, self.ark)
-        return b"".join(part.encode() for part in parts)
+__all__ = [
+    "LINKS",
+    "MAX_SIZE",
+    "Chain",
+    "Link",
+    "PlatformChain",
+    "Trust",
+    "decode_pdh",
+    "failed_links",
+    "verify_chain",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,22 +57,56 @@ def verify_chain(chain: Chain, trusted: Mapping[str, str]) -> Trust:
     :raise VerificationError: code ``chain.untrusted-root``, or ``chain.<link>`` naming the certificate that
         failed: ``chain.ark``, ``.ask``, ``.cek``, ``.oca``, ``.pek-oca``, ``.pek-cek``, ``.pdh``.
     """
-    oca, cek, pek, pdh = chain.oca, chain.cek, chain.pek, chain.pdh
-    _link("ark", "ARK is not self-signed", lambda: chain.ark.verify_signed_by(chain.ark))  # (1)
+    _check(chain, ARK_SELF)  # (1)
     trust = _pinned_root(chain.ark, trusted)  # (2)
-    _link("ask", "ARK does not sign the ASK", lambda: chain.ask.verify_signed_by(chain.ark))  # (3)
-    _link(  # (4)
-        "cek",
-        "ASK does not sign the CEK",
-        lambda: cek.verify_signed_by(chain.ask.public_key(), Usage.ASK, chain.ask.algorithm),
-    )
-    _link("oca", "OCA is not self-signed", lambda: _verify_signed_by(oca, oca))  # (5)
-    _link("pek-oca", "OCA does not sign the PEK", lambda: _verify_signed_by(pek, oca))  # (6)
-    _link("pek-cek", "CEK does not sign the PEK", lambda: _verify_signed_by(pek, cek))  # (7)
-    _link("pdh", "PEK does not sign the PDH", lambda: _verify_signed_by(pdh, pek))  # (8)
-    if pdh.algorithm not in _AGREEING:
-        raise VerificationError("PDH is not a key agreement key", code="chain.pdh")
+    _check(chain, ARK_ASK)  # (3)
+    _check(chain, ASK_CEK)  # (4)
+    _check(chain, OCA_SELF)  # (5)
+    _check(chain, OCA_PEK)  # (6)
+    _check(chain, CEK_PEK)  # (7)
+    _check(chain, PEK_PDH)  # (8)
     return trust
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One signature of a chain."""
+
+    name: str
+    """``pek-cek``: the end of the error code ``chain.<name>``."""
+    issuer: Usage
+    subject: Usage
+    verify: Callable[[Chain], None]
+    """:raise VerificationError: or DecodeError: it does not hold."""
+
+    @property
+    def failure(self) -> str:
+        """What it means when it does not hold."""
+        if self.issuer == self.subject:
+            return f"{self.subject.name} is not self-signed"
+        return f"{self.issuer.name} does not sign the {self.subject.name}"
+
+
+ARK_SELF: Final = Link("ark", Usage.ARK, Usage.ARK, lambda chain: chain.ark.verify_signed_by(chain.ark))
+ARK_ASK: Final = Link("ask", Usage.ARK, Usage.ASK, lambda chain: chain.ask.verify_signed_by(chain.ark))
+ASK_CEK: Final = Link("cek", Usage.ASK, Usage.CEK, lambda chain: _ask_signs(chain.ask, chain.cek))
+OCA_SELF: Final = Link("oca", Usage.OCA, Usage.OCA, lambda chain: _signs(chain.oca, chain.oca))
+OCA_PEK: Final = Link("pek-oca", Usage.OCA, Usage.PEK, lambda chain: _signs(chain.oca, chain.pek))
+CEK_PEK: Final = Link("pek-cek", Usage.CEK, Usage.PEK, lambda chain: _signs(chain.cek, chain.pek))
+PEK_PDH: Final = Link("pdh", Usage.PEK, Usage.PDH, lambda chain: _signs(chain.pek, chain.pdh))
+LINKS: Final = (ARK_SELF, ARK_ASK, ASK_CEK, OCA_SELF, OCA_PEK, CEK_PEK, PEK_PDH)
+"""All signatures of a chain, in the order they are verified in."""
+
+
+def failed_links(chain: Chain) -> Mapping[str, VerificationError]:
+    """Every link that does not hold, by name: for showing a chain. To trust one, :func:`verify_chain`."""
+    failed = {}
+    for link in LINKS:
+        try:
+            _check(chain, link)
+        except VerificationError as error:
+            failed[link.name] = error
+    return failed
 
 
 def _pinned_root(ark: CaCertificate, trusted: Mapping[str, str]) -> Trust:
@@ -120,41 +121,21 @@ def _pinned_root(ark: CaCertificate, trusted: Mapping[str, str]) -> Trust:
     return Trust(root=name, ark_sha256=fingerprint)
 
 
-def _verify_signed_by(child: Certificate, issuer: Certificate) -> None:
-    if issuer.algorithm not in _SIGNING:
-        raise VerificationError(f"{issuer.usage.name} is not a signing key", code="sev.algorithm")
-    child.verify_signed_by(issuer.public_key(), issuer.usage, issuer.algorithm)
-
-
-def _link(name: str, failure: str, check: Callable[[], None]) -> None:
+def _check(chain: Chain, link: Link) -> None:
     try:
-        check()
+        link.verify(chain)
     except (VerificationError, DecodeError) as error:
-        raise VerificationError(f"{failure}: {error.message}", code=f"chain.{name}") from error
+        raise VerificationError(f"{link.failure}: {error.message}", code=f"chain.{link.name}") from error
 
 
-def _sev_certificate(data: bytes, position: int, usage: Usage) -> Certificate:
-    start = position * cert.SIZE
-    piece = data[start : start + cert.SIZE]
-    if len(piece) < cert.SIZE:
-        raise _malformed(f"the certificate chain ends before its {usage.name}")
-    found = Certificate.decode(piece)
-    if found.usage != usage:
-        raise _malformed(f"the certificate chain has a {found.usage.name} in place of its {usage.name}")
-    return found
+def _signs(issuer: Certificate, subject: Certificate) -> None:
+    # A key of another purpose must not vouch for anything, whatever it signed.
+    if not issuer.algorithm.signs:
+        raise VerificationError(f"{issuer.usage.name} is not a signing key", code="sev.algorithm")
+    subject.verify_signed_by(issuer.verifying_key(), issuer.usage, issuer.algorithm)
+    if subject.usage == Usage.PDH and not subject.algorithm.agrees:
+        raise VerificationError("PDH is not a key agreement key", code="sev.algorithm")
 
 
-def _ca_certificate(data: bytes, usage: Usage) -> tuple[CaCertificate, int]:
-    if not data:
-        raise _malformed(
-            f"the certificate chain ends before its {usage.name}",
-            remedy="export the full chain: PDH, PEK, OCA, CEK, ASK, ARK",
-        )
-    found, size = ca.CaCertificate.decode(data)
-    if found.usage != usage:
-        raise _malformed(f"the certificate chain has a {found.usage.name} in place of its {usage.name}")
-    return found, size
-
-
-def _malformed(message: str, *, remedy: str | None = None) -> DecodeError:
-    return DecodeError(message, code="chain.malformed", remedy=remedy)
+def _ask_signs(ask: CaCertificate, cek: Certificate) -> None:
+    cek.verify_signed_by(ask.public_key(), Usage.ASK, ask.algorithm)

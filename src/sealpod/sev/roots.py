@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AMD's root keys for SEV, pinned by the SHA-256 of their certificate bytes.
+"""AMD's authorities for SEV and SEV-ES, pinned by the SHA-256 of their certificate bytes.
 
-The certificates themselves come with the chain; only what they must be stands here. Computed from the
-``ask_ark_<generation>.cert`` files AMD publishes (the ARK follows the ASK in them).
+The certificates themselves come with the chain, from a file, or from AMD; only what they must be stands
+here. Computed from the ``ask_ark_<generation>.cert`` files AMD publishes (the ARK follows the ASK in them).
+The roots of SEV-SNP are certificates of another form: :mod:`sealpod.sev.snp.roots`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,17 @@ AMD_ARKS: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 """Lower-case hex SHA-256 of the ARK certificate to a name for people. Bergamo and Siena use Genoa's."""
+
+AMD_ASKS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "c6f30cf923f526c3bcd5c8c221db51e0db65911782f046de17a6603131cdfd7f": "AMD Naples",
+        "7754a69407d25540fe3a695be6b02c58a53bffd12594f5c30793d6cb62875706": "AMD Rome",
+        "c7c73765561c58003a3d09adb2c76993027dd3a1ec4e9be876024c035e015cec": "AMD Milan",
+        "c30307e4f594fb6c51fd753ab758eb78ad4bb70d9e4d96690e51c0621901031d": "AMD Genoa",
+        "2ee285477f0d5eb94a69029197f4cf58ca82d8e1b9a276da1ac45b0db3f4be56": "AMD Turin",
+    }
+)
+"""The same for the ASKs. Trust needs the ARK's pin only; these tell a download or a file for what it is."""
 
 # AMD's original Naples ARK file stops after the modulus. The signature that completes it is public (it
 # stands in the files published later); the completed certificate is the one pinned above.

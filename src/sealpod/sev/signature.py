@@ -22,6 +22,8 @@ SIGNATURE_SIZE: Final = 512
 """Bytes of the signature field of a certificate."""
 COMPONENT_SIZE: Final = 72
 """Bytes of one ECDSA component or curve coordinate in a certificate."""
+ECDSA_SIZE: Final = 2 * COMPONENT_SIZE
+"""Bytes of R and S; what follows them in a signature field is zero."""
 
 SigningKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 VerifyingKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
@@ -56,6 +58,28 @@ class Algorithm(IntEnum):
     RSA_SHA384 = 0x0101
     ECDSA_SHA384 = 0x0102
     ECDH_SHA384 = 0x0103
+
+    @property
+    def hash_bits(self) -> int:
+        """256 or 384; 0 without an algorithm."""
+        if self is Algorithm.NONE:
+            return 0
+        return 384 if self & 0x0100 else 256
+
+    @property
+    def is_rsa(self) -> bool:
+        """Whether the key is an RSA one."""
+        return self in _RSA
+
+    @property
+    def signs(self) -> bool:
+        """Whether the key may vouch for others."""
+        return self in _RSA or self in _ECDSA
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the key is for key agreement only."""
+        return self in (Algorithm.ECDH_SHA256, Algorithm.ECDH_SHA384)
 
 
 _RSA: Final[dict[int, type[HashAlgorithm]]] = {Algorithm.RSA_SHA256: SHA256, Algorithm.RSA_SHA384: SHA384}
@@ -110,8 +134,8 @@ def _rsa_value(raw: bytes, size: int) -> bytes:
 
 
 def _ecdsa_value(raw: bytes) -> bytes:
-    if len(raw) != SIGNATURE_SIZE or any(raw[2 * COMPONENT_SIZE :]):
+    if len(raw) != SIGNATURE_SIZE or any(raw[ECDSA_SIZE:]):
         raise InvalidSignature
     r = int.from_bytes(raw[:COMPONENT_SIZE], "little")
-    s = int.from_bytes(raw[COMPONENT_SIZE : 2 * COMPONENT_SIZE], "little")
+    s = int.from_bytes(raw[COMPONENT_SIZE:ECDSA_SIZE], "little")
     return encode_dss_signature(r, s)
