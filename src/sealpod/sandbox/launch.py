@@ -136,7 +136,7 @@ def launch_spec(spec: PodSpec, inputs: LaunchInputs, bundle: Bundle | None) -> L
 
 def machine_spec(name: str, host: Host, spec: PodSpec, inputs: LaunchInputs, launch: Launch) -> MachineSpec:
     """What QEMU is told of a measured pod."""
-    return _machine_spec(name, host, spec, inputs.cmdline, launch.qemu_arguments())
+    return _machine_spec(name, host, spec, inputs.cmdline, launch.needs.arguments)
 
 
 def _machine_spec(name: str, host: Host, spec: PodSpec, cmdline: str, extra: tuple[str, ...]) -> MachineSpec:

@@ -25,15 +25,19 @@ _START = {"policy": 0, "handle": 0}
 _UPDATE = {"handle": 1, "paddr": 0, "length": 16}
 _SECRET = {"handle": 1, "paddr": 0, "guest_length": 16}
 _PACKET = {"header": bytes(52), "data": bytes(16)}
+_NO_CERTIFICATES = {"pek": bytes(2084), "oca": bytes(2084)}
+_VMSA = {"handle": 1, "paddr": 0, "length": 4096}
+_NONCE = {"mnonce": bytes(16)}
 _ES = 0x4
 
 # Situations: uninit; init; started (guest 1 without address space id); active (guest 1 with id 1);
 # measured (active, after LAUNCH_MEASURE); idle (measured, then deactivated); running (after LAUNCH_FINISH).
+# With "es-" in front: initialised for SEV-ES, and the guest's policy is 5; "es" alone is init.
 CASES: list[Case] = [
     ("init", C.INIT, {"flags": 2}, {}, S.INVALID_PLATFORM_STATE),
     ("active", C.INIT, {"flags": 0}, {}, S.INVALID_PLATFORM_STATE),
     ("uninit", C.INIT, {"flags": 2}, {}, S.INVALID_CONFIG),
-    ("uninit", C.INIT, {"flags": 1}, {}, S.UNSUPPORTED),
+    ("uninit", C.INIT, {"flags": 1}, {}, S.SUCCESS),
     ("uninit", C.INIT, {"flags": 0}, {}, S.SUCCESS),
     ("uninit", C.SHUTDOWN, {}, {}, S.SUCCESS),
     ("init", C.SHUTDOWN, {}, {}, S.SUCCESS),
@@ -43,6 +47,20 @@ CASES: list[Case] = [
     ("active", C.PLATFORM_RESET, {}, {}, S.INVALID_PLATFORM_STATE),
     ("uninit", C.PLATFORM_STATUS, {}, {}, S.SUCCESS),
     ("active", C.PLATFORM_STATUS, {}, {}, S.SUCCESS),
+    ("uninit", C.PEK_GEN, {}, {}, S.INVALID_PLATFORM_STATE),
+    ("active", C.PEK_GEN, {}, {}, S.INVALID_PLATFORM_STATE),
+    ("init", C.PEK_GEN, {}, {}, S.SUCCESS),
+    ("uninit", C.PEK_CSR, {"length": 0}, {}, S.INVALID_PLATFORM_STATE),
+    ("init", C.PEK_CSR, {"length": 2083}, {}, S.INVALID_LENGTH),
+    ("active", C.PEK_CSR, {"length": 2084}, {}, S.SUCCESS),
+    ("uninit", C.PEK_CERT_IMPORT, {}, _NO_CERTIFICATES, S.INVALID_PLATFORM_STATE),
+    ("active", C.PEK_CERT_IMPORT, {}, _NO_CERTIFICATES, S.INVALID_PLATFORM_STATE),
+    ("init", C.PEK_CERT_IMPORT, {}, _NO_CERTIFICATES | {"pek": bytes(2083)}, S.INVALID_LENGTH),
+    ("init", C.PEK_CERT_IMPORT, {}, _NO_CERTIFICATES | {"oca": bytes(2085)}, S.INVALID_LENGTH),
+    ("init", C.PEK_CERT_IMPORT, {}, _NO_CERTIFICATES, S.BAD_SIGNATURE),
+    ("uninit", C.PDH_GEN, {}, {}, S.INVALID_PLATFORM_STATE),
+    ("init", C.PDH_GEN, {}, {}, S.SUCCESS),
+    ("active", C.PDH_GEN, {}, {}, S.SUCCESS),
     ("uninit", C.PDH_CERT_EXPORT, {"pdh_length": 0, "chain_length": 0}, {}, S.INVALID_PLATFORM_STATE),
     ("init", C.PDH_CERT_EXPORT, _EXPORT | {"pdh_length": 2083}, {}, S.INVALID_LENGTH),
     ("init", C.PDH_CERT_EXPORT, _EXPORT | {"chain_length": 6251}, {}, S.INVALID_LENGTH),
@@ -78,6 +96,7 @@ CASES: list[Case] = [
     ("active", C.LAUNCH_START, {"policy": 1, "handle": 1}, {}, S.POLICY_FAILURE),
     ("active", C.LAUNCH_START, {"policy": 0, "handle": 1}, {}, S.SUCCESS),
     ("init", C.LAUNCH_START, {"policy": _ES, "handle": 0}, {}, S.UNSUPPORTED),
+    ("es", C.LAUNCH_START, {"policy": _ES, "handle": 0}, {}, S.SUCCESS),
     # Without a session nobody asks for reserved bits or a minimum version.
     ("init", C.LAUNCH_START, {"policy": 0xFFFF_0040, "handle": 0}, {}, S.SUCCESS),
     ("init", C.LAUNCH_START, _START, {"session": b"ignored without an owner's key"}, S.SUCCESS),
@@ -92,6 +111,15 @@ CASES: list[Case] = [
     ("active", C.LAUNCH_UPDATE_DATA, _UPDATE | {"paddr": 64 * 1024}, {}, S.INVALID_ADDRESS),
     ("active", C.LAUNCH_UPDATE_DATA, _UPDATE | {"length": 64 * 1024 + 16}, {}, S.INVALID_ADDRESS),
     ("active", C.LAUNCH_UPDATE_DATA, _UPDATE | {"length": 64 * 1024}, {}, S.SUCCESS),
+    ("init", C.LAUNCH_UPDATE_VMSA, {"handle": 9, "paddr": 1, "length": 0}, {}, S.INVALID_LENGTH),
+    ("init", C.LAUNCH_UPDATE_VMSA, _VMSA | {"handle": 9, "paddr": 1}, {}, S.INVALID_PLATFORM_STATE),
+    ("measured", C.LAUNCH_UPDATE_VMSA, _VMSA | {"handle": 9, "paddr": 1}, {}, S.INVALID_GUEST),
+    ("idle", C.LAUNCH_UPDATE_VMSA, _VMSA | {"paddr": 1}, {}, S.INVALID_GUEST_STATE),
+    ("started", C.LAUNCH_UPDATE_VMSA, _VMSA | {"paddr": 1}, {}, S.UNSUPPORTED),
+    ("es-started", C.LAUNCH_UPDATE_VMSA, _VMSA | {"paddr": 1}, {}, S.INACTIVE),
+    ("es-active", C.LAUNCH_UPDATE_VMSA, _VMSA | {"paddr": 1 << 40 | 8}, {}, S.INVALID_ADDRESS),
+    ("es-active", C.LAUNCH_UPDATE_VMSA, _VMSA | {"paddr": 64 * 1024}, {}, S.INVALID_ADDRESS),
+    ("es-active", C.LAUNCH_UPDATE_VMSA, _VMSA, {}, S.SUCCESS),
     ("init", C.LAUNCH_MEASURE, {"handle": 9, "length": 0}, {}, S.INVALID_PLATFORM_STATE),
     ("active", C.LAUNCH_MEASURE, {"handle": 9, "length": 0}, {}, S.INVALID_GUEST),
     ("measured", C.LAUNCH_MEASURE, {"handle": 1, "length": 0}, {}, S.INVALID_GUEST_STATE),
@@ -128,6 +156,19 @@ CASES: list[Case] = [
     ("active", C.LAUNCH_FINISH, {"handle": 1}, {}, S.INVALID_GUEST_STATE),
     ("running", C.LAUNCH_FINISH, {"handle": 1}, {}, S.INVALID_GUEST_STATE),
     ("idle", C.LAUNCH_FINISH, {"handle": 1}, {}, S.SUCCESS),
+    ("init", C.ATTESTATION, {"handle": 9, "length": 0}, _NONCE, S.INVALID_PLATFORM_STATE),
+    ("active", C.ATTESTATION, {"handle": 9, "length": 0}, _NONCE, S.INVALID_GUEST),
+    ("active", C.ATTESTATION, {"handle": 1, "length": 0}, _NONCE, S.INVALID_GUEST_STATE),
+    ("measured", C.ATTESTATION, {"handle": 1, "length": 207}, _NONCE, S.INVALID_LENGTH),
+    ("measured", C.ATTESTATION, {"handle": 1, "length": 208}, _NONCE, S.SUCCESS),
+    ("idle", C.ATTESTATION, {"handle": 1, "length": 208}, _NONCE, S.SUCCESS),
+    ("running", C.ATTESTATION, {"handle": 1, "length": 208}, _NONCE, S.SUCCESS),
+    ("measured", C.ATTESTATION, {"handle": 1, "length": 208}, {"mnonce": bytes(15)}, S.INVALID_PARAM),
+    ("init", C.DBG_DECRYPT, {"handle": 9}, {}, S.INVALID_PLATFORM_STATE),
+    ("active", C.DBG_DECRYPT, {"handle": 9}, {}, S.INVALID_GUEST),
+    ("es-running", C.DBG_DECRYPT, {"handle": 1}, {}, S.POLICY_FAILURE),
+    ("es-running", C.DBG_ENCRYPT, {"handle": 1}, {}, S.POLICY_FAILURE),
+    ("running", C.DBG_ENCRYPT, {"handle": 1}, {}, S.UNSUPPORTED),
     # What an address space id or handle of the wrong kind gets.
     ("active", C.LAUNCH_FINISH, {}, {}, S.INVALID_PARAM),
     ("active", C.LAUNCH_FINISH, {"handle": -1}, {}, S.INVALID_PARAM),
@@ -139,10 +180,11 @@ def arrange(mailbox: Any, situation: str) -> None:
     """Bring a firmware in UNINIT into ``situation``."""
     if situation == "uninit":
         return
-    mailbox.ok(C.INIT, flags=0)
-    if situation == "init":
+    es, situation = situation.startswith("es"), situation.removeprefix("es-")
+    mailbox.ok(C.INIT, flags=int(es))
+    if situation in ("init", "es"):
         return
-    mailbox.start(asid=None if situation == "started" else 1)
+    mailbox.start(policy=5 if es else 0, asid=None if situation == "started" else 1)
     if situation in ("measured", "idle", "running"):
         mailbox.ok(C.LAUNCH_MEASURE, handle=1, length=48)
     if situation == "idle":
@@ -176,7 +218,7 @@ def test_every_command_is_in_the_table() -> None:
     assert {row[1] for row in CASES} == set(Command) - {Command.VENDOR_CERTIFICATES}
 
 
-@pytest.mark.parametrize("command", [0, 0x005, 0x032, 0x036, 0x060, 0xFFFF])
+@pytest.mark.parametrize("command", [0, 0x00B, 0x00D, 0x040, 0x062, 0xFFFF])
 def test_unknown_commands_are_refused(ready: Any, command: int) -> None:
     assert ready(command).status == Status.INVALID_COMMAND
 
@@ -187,8 +229,12 @@ def test_lengths_needed_are_written_back(ready: Any) -> None:
         "chain_length": 6252,
     }
     assert ready(C.GET_ID, length=0).values == {"length": 64}
+    assert ready(C.PEK_CSR, length=0).values == {"length": 2084}
     ready.start()
     assert ready(C.LAUNCH_MEASURE, handle=1, length=0).values == {"length": 48}
+    ready.ok(C.LAUNCH_MEASURE, handle=1, length=48)
+    refused = ready(C.ATTESTATION, {"mnonce": bytes(16)}, handle=1, length=0)
+    assert refused.values == {"length": 208}
 
 
 def test_platform_status_follows_the_guests(mailbox: Any) -> None:

@@ -16,14 +16,30 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final, TypeVar
 
-from sealpod.errors import FirmwareError, OperationError, UnavailableError, UsageError
+from sealpod.errors import (
+    ConflictError,
+    FirmwareError,
+    OperationError,
+    SealpodError,
+    UnavailableError,
+    UsageError,
+)
 from sealpod.platform.model.channel import Channel, GuestMemory
 from sealpod.platform.model.commands import Command
-from sealpod.platform.model.firmware import CHAIN_SIZE, IDENTIFIER_SIZE
+from sealpod.platform.model.firmware import CHAIN_SIZE, IDENTIFIER_SIZE, PlatformState
 from sealpod.platform.model.guests import MAX_ASID
 from sealpod.platform.model.process import ModelProcess
 from sealpod.platform.model.server import FLASH, RAM
-from sealpod.platform.port import LaunchSpec, Measured, PausedGuest, PlatformKind, PlatformStatus
+from sealpod.platform.port import (
+    LaunchSpec,
+    Measured,
+    PausedGuest,
+    PlatformCertificates,
+    PlatformKind,
+    PlatformStatus,
+    QemuNeeds,
+    VendorCertificates,
+)
 from sealpod.sev import cert
 from sealpod.sev.measurement import MEASUREMENT_SIZE, Measurement
 from sealpod.sev.packet import Packet
@@ -32,6 +48,9 @@ from sealpod.sev.version import FirmwareVersion
 
 TOP_OF_FLASH: Final = 4 << 30
 """Guest physical address at which the flash ends."""
+
+INIT_ES: Final = {"flags": 1}
+"""INIT as Linux' driver sends it: for guests with and without SEV-ES."""
 
 _SEALS: Final = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
@@ -43,7 +62,7 @@ async def start(state_dir: str, *, progress: Callable[[str], None] | None = None
     channel = Channel(ModelProcess(state_dir))
     try:
         await channel.ready(progress)
-        await channel.call(Command.INIT, {"flags": 0})
+        await channel.call(Command.INIT, INIT_ES)
     except BaseException:
         channel.process.close()
         raise
@@ -56,6 +75,7 @@ class ModelPlatform:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._asids: set[int] = set()
+        self._initialised = True
 
     @property
     def kind(self) -> PlatformKind:
@@ -76,20 +96,68 @@ class ModelPlatform:
 
     async def certificate_chain(self) -> bytes:
         """PDH, PEK, OCA, CEK (signed by the model's ASK), ASK, ARK: 11536 bytes."""
-        lengths = {"pdh_length": cert.SIZE, "chain_length": CHAIN_SIZE}
-        exported = (await self._channel.call(Command.PDH_CERT_EXPORT, lengths)).parts
-        vendor = (await self._channel.call(Command.VENDOR_CERTIFICATES)).parts
-        # The exported CEK is the last and unsigned; the vendor's copy of it takes its place.
-        platform = exported["pdh"] + exported["chain"][: -cert.SIZE]
-        return platform + vendor["cek"] + vendor["ask"] + vendor["ark"]
+        platform, vendor = await self.pdh_cert_export(), await self.vendor_certificates()
+        # The exported CEK is unsigned; the vendor's copy of it takes its place.
+        return platform.pdh + platform.pek + platform.oca + vendor.cek + vendor.ask + vendor.ark
 
     async def identifier(self) -> bytes:
         """The model chip's identifier, 64 bytes."""
         return (await self._channel.call(Command.GET_ID, {"length": IDENTIFIER_SIZE})).parts["id"]
 
+    async def pdh_cert_export(self) -> PlatformCertificates:
+        """The platform's own certificates."""
+        await self._initialise()
+        lengths = {"pdh_length": cert.SIZE, "chain_length": CHAIN_SIZE}
+        exported = (await self._channel.call(Command.PDH_CERT_EXPORT, lengths)).parts
+        chain = exported["chain"]
+        links = (chain[start : start + cert.SIZE] for start in range(0, CHAIN_SIZE, cert.SIZE))
+        return PlatformCertificates(exported["pdh"], *links)
+
+    async def vendor_certificates(self) -> VendorCertificates:
+        """The model's own vendor: CEK, ASK and ARK made with the chip."""
+        parts = (await self._channel.call(Command.VENDOR_CERTIFICATES)).parts
+        return VendorCertificates(parts["cek"], parts["ask"], parts["ark"])
+
+    async def pek_csr(self) -> bytes:
+        """The PEK's certificate without signatures."""
+        await self._initialise()
+        return (await self._channel.call(Command.PEK_CSR, {"length": cert.SIZE})).parts["pek"]
+
+    async def pek_cert_import(self, pek: bytes, oca: bytes) -> None:
+        """Make ``oca`` the platform's owner."""
+        await self._initialise()
+        await self._channel.call(Command.PEK_CERT_IMPORT, parts={"pek": pek, "oca": oca})
+
+    async def pek_gen(self) -> None:
+        """A new OCA of the platform's own, PEK and PDH."""
+        await self._initialise()
+        await self._channel.call(Command.PEK_GEN)
+
+    async def pdh_gen(self) -> None:
+        """A new PDH."""
+        await self._initialise()
+        await self._channel.call(Command.PDH_GEN)
+
+    async def reset(self) -> None:
+        """SHUTDOWN, PLATFORM_RESET; as Linux' driver does, not while there are guests."""
+        if (await self.status()).state == PlatformState.WORKING:
+            raise ConflictError(
+                "the platform has guests", code="platform.busy", remedy="end the guests on it first"
+            )
+        self._initialised = False
+        await self._channel.call(Command.SHUTDOWN)
+        await self._channel.call(Command.PLATFORM_RESET)
+
+    async def _initialise(self) -> None:
+        """INIT after a reset: whatever needs an initialised platform makes it one, as Linux' driver does."""
+        if not self._initialised:
+            await self._channel.call(Command.INIT, INIT_ES)
+            self._initialised = True
+
     async def launch(self, spec: LaunchSpec) -> ModelLaunch:
         """LAUNCH_START and ACTIVATE."""
         _check(spec)
+        await self._initialise()
         return await _to_its_end(self._launch(spec), undo=ModelLaunch.close)
 
     async def _launch(self, spec: LaunchSpec) -> ModelLaunch:
@@ -138,9 +206,14 @@ class ModelLaunch:
         self._asid = self._platform.take_asid()
         await self._channel.call(Command.ACTIVATE, {"handle": self._handle, "asid": self._asid})
 
-    def qemu_arguments(self) -> tuple[str, ...]:
+    @property
+    def needs(self) -> QemuNeeds:
         """Nothing: QEMU knows of no confidential guest."""
-        return ()
+        return QemuNeeds()
+
+    def explain(self, failure: SealpodError) -> SealpodError:
+        """``failure`` itself: QEMU has nothing to do with the firmware."""
+        return failure
 
     async def measure(self, guest: PausedGuest) -> Measured:
         """Flash, then hashes table, then LAUNCH_MEASURE."""

@@ -9,7 +9,8 @@ that callers see the same error win. The launch commands are in :mod:`.launching
 States: INIT takes UNINIT to INIT; the first guest takes INIT to WORKING and the last one leaving takes it
 back; SHUTDOWN leads from anywhere to UNINIT.
 
-Left out: SEV-ES (INIT refuses it), ownership by an outside OCA, migration, debugging, attestation reports.
+Left out: migration. What reads and changes the identity is in :mod:`.managing`, attestation reports are in
+:mod:`.attesting`.
 """
 
 from __future__ import annotations
@@ -79,11 +80,18 @@ class Firmware:
         self.guests = GuestTable()
         self._store = store
         self._identity: Identity | None = None
+        self._sealed: bytes | None = None
+        self._es = False
 
     @property
     def version(self) -> FirmwareVersion:
         """API version and build."""
         return VERSION
+
+    @property
+    def es(self) -> bool:
+        """Initialised for SEV-ES guests."""
+        return self._es
 
     @property
     def identity(self) -> Identity:
@@ -99,7 +107,7 @@ class Firmware:
             raise Status.INVALID_PLATFORM_STATE.error(f"the platform is {self.state.name}, not {wanted}")
 
     def init(self, *, flags: int = 0) -> None:
-        """INIT (001): load the identity, or make one when the store is empty.
+        """INIT (001): load the identity, or make one when the store is empty. Flag bit 0: SEV-ES.
 
         A store that cannot be read is erased and reported (SECURE_DATA_INVALID); the next INIT makes a new
         identity under the same CEK.
@@ -107,15 +115,15 @@ class Firmware:
         self.require(PlatformState.UNINIT)
         if flags & ~_INIT_ES:
             raise Status.INVALID_CONFIG.error(f"unknown INIT flags {flags:#x}")
-        if flags & _INIT_ES:
-            raise Status.UNSUPPORTED.error("the model has no SEV-ES")
-        self._identity = self._load_identity() or self._new_identity()
-        self.state = PlatformState.INIT
-
-    def _load_identity(self) -> Identity | None:
         sealed = self._store.load()
         if sealed is None:
-            return None
+            self.save(make_identity(self.chip, self.rng))
+        else:
+            self._identity, self._sealed = self._unseal(sealed), sealed
+        self._es = bool(flags & _INIT_ES)
+        self.state = PlatformState.INIT
+
+    def _unseal(self, sealed: bytes) -> Identity:
         try:
             return unseal(sealed, self.chip)
         except DecodeError as error:
@@ -125,15 +133,24 @@ class Firmware:
                 remedy="run the command again: the platform gets a new identity under the same ARK",
             ) from error
 
-    def _new_identity(self) -> Identity:
-        identity = make_identity(self.chip, self.rng)
-        self._store.save(seal(identity, self.chip, iv=self.rng(_IV_LENGTH)))
-        return identity
+    def save(self, identity: Identity) -> None:
+        """Replace the identity, first in the store: when that fails, nothing has changed."""
+        sealed = seal(identity, self.chip, iv=self.rng(_IV_LENGTH))
+        self._store.save(sealed)
+        self._identity, self._sealed = identity, sealed
+
+    def refresh(self) -> None:
+        """Take what another process saved meanwhile, before the identity is looked at to be changed."""
+        sealed = self._store.load()
+        if sealed is not None and sealed != self._sealed:
+            self._identity, self._sealed = self._unseal(sealed), sealed
 
     def shutdown(self) -> None:
         """SHUTDOWN (002), from any state: forget guests and keys."""
         self.guests.clear()
         self._identity = None
+        self._sealed = None
+        self._es = False
         self.state = PlatformState.UNINIT
 
     def platform_reset(self) -> None:
@@ -148,8 +165,8 @@ class Firmware:
             "api_minor": VERSION.api_minor,
             "build": VERSION.build,
             "state": int(self.state),
-            "owned": 0,
-            "es": 0,
+            "owned": int(self._identity is not None and self._identity.owned),
+            "es": int(self._es),
             "guest_count": len(self.guests),
         }
 

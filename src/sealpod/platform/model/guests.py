@@ -22,6 +22,9 @@ MAX_GUESTS: Final = 1024
 
 MAX_ASID: Final = 509
 """Highest address space id: what CPUID 0x8000001F ECX says on second and third generation EPYC."""
+MIN_SEV_ASID: Final = 100
+"""Lowest id of a guest without SEV-ES; those below are for guests with it. A setting of a real machine's
+BIOS, which CPUID 0x8000001F EDX reports. The kernel keeps to it, the firmware does not look."""
 
 
 class GuestState(enum.IntEnum):
@@ -51,12 +54,11 @@ class Guest:
     """The 32-byte measurement, from LAUNCH_MEASURE until LAUNCH_FINISH."""
     launch_digest: hashlib._Hash = field(default_factory=hashlib.sha256)
 
-    def require(self, state: GuestState) -> None:
-        """INVALID_GUEST_STATE unless the guest is in ``state``."""
-        if self.state is not state:
-            raise Status.INVALID_GUEST_STATE.error(
-                f"the guest is in state {self.state.name}, not {state.name}"
-            )
+    def require(self, *allowed: GuestState) -> None:
+        """INVALID_GUEST_STATE unless the guest is in one of the states."""
+        if self.state not in allowed:
+            wanted = " or ".join(state.name for state in allowed)
+            raise Status.INVALID_GUEST_STATE.error(f"the guest is in state {self.state.name}, not {wanted}")
 
     def require_active(self) -> None:
         """INACTIVE unless the guest has an address space id."""

@@ -4,12 +4,15 @@
 Who signs whom (AMD SEV API, certificates): the OCA signs itself, OCA and CEK sign the PEK (slots in this
 order), the PEK signs the PDH. The CEK is not part of it: it is derived from the chip at every INIT.
 
+Who owns the platform is told by its OCA: made by the platform, its private key is here; an outside owner's
+stays with the owner (PEK_CERT_IMPORT).
+
 Sealed form, at most 32 KiB: IV 16, then AES-256-CTR ciphertext, then HMAC-SHA256 over ciphertext and IV
 (encrypt-then-MAC under keys of the chip). Plain form::
 
     off  len   field
-    0    4     version, 1
-    4    48    OCA private scalar, big-endian
+    0    4     owner: 1 the platform itself, 2 an outside OCA
+    4    48    OCA private scalar, big-endian; zeros for an outside OCA
     52   48    PEK private scalar
     100  48    PDH private scalar
     148  2084  OCA certificate
@@ -35,7 +38,10 @@ MAX_SEALED: Final = 32 * 1024
 """Bytes of the firmware's persistent store (AMD SEV API, INIT_EX)."""
 
 _PLAIN: Final = struct.Struct("<I48s48s48s2084s2084s2084s")
-_VERSION: Final = 1
+_SELF_OWNED: Final = 1
+_OUTSIDE_OWNED: Final = 2
+_SCALAR_LENGTH: Final = 48
+_SIGNING: Final = cert.Algorithm.ECDSA_SHA256
 _IV_LENGTH: Final = 16
 _MAC_LENGTH: Final = 32
 
@@ -49,35 +55,64 @@ class KeyPair:
 
 
 @dataclass(frozen=True, slots=True)
+class Authority:
+    """The OCA: its certificate, and its key when it is the platform's own."""
+
+    key: ec.EllipticCurvePrivateKey | None
+    certificate: cert.Certificate
+
+
+@dataclass(frozen=True, slots=True)
 class Identity:
     """Everything of a platform that outlives a restart, apart from its chip."""
 
-    oca: KeyPair
+    oca: Authority
     pek: KeyPair
     pdh: KeyPair
+
+    @property
+    def owned(self) -> bool:
+        """The OCA is an outside owner's."""
+        return self.oca.key is None
 
 
 def make_identity(chip: Chip, rng: RandomBytes) -> Identity:
     """A new self-owned identity of ``chip``."""
-    oca_key, pek_key, pdh_key = new_key(rng), new_key(rng), new_key(rng)
-    signing = cert.Algorithm.ECDSA_SHA256
-    oca = cert.make(oca_key.public_key(), cert.Usage.OCA, signing, api=API)
-    oca = cert.sign(oca, oca_key, cert.Usage.OCA, signing, 0)
-    pek = cert.make(pek_key.public_key(), cert.Usage.PEK, signing, api=API)
-    pek = cert.sign(pek, oca_key, cert.Usage.OCA, signing, 0)
-    pek = cert.sign(pek, chip.cek_key(), cert.Usage.CEK, signing, 1)
-    pdh = cert.make(pdh_key.public_key(), cert.Usage.PDH, cert.Algorithm.ECDH_SHA256, api=API)
-    pdh = cert.sign(pdh, pek_key, cert.Usage.PEK, signing, 0)
-    return Identity(KeyPair(oca_key, oca), KeyPair(pek_key, pek), KeyPair(pdh_key, pdh))
+    oca_key, pek_key = new_key(rng), new_key(rng)
+    oca = cert.make(oca_key.public_key(), cert.Usage.OCA, _SIGNING, api=API)
+    oca = cert.sign(oca, oca_key, cert.Usage.OCA, _SIGNING, 0)
+    pek = cert.make(pek_key.public_key(), cert.Usage.PEK, _SIGNING, api=API)
+    pek = cert.sign(pek, oca_key, cert.Usage.OCA, _SIGNING, 0)
+    pek = endorse(pek, chip, 1)
+    pair = KeyPair(pek_key, pek)
+    return Identity(Authority(oca_key, oca), pair, make_pdh(pair, rng))
+
+
+def endorse(pek: cert.Certificate, chip: Chip, slot: int) -> cert.Certificate:
+    """The PEK's certificate with the CEK's signature in ``slot``."""
+    return cert.sign(pek, chip.cek_key(), cert.Usage.CEK, _SIGNING, slot)
+
+
+def make_pdh(pek: KeyPair, rng: RandomBytes) -> KeyPair:
+    """A new Diffie-Hellman key, signed by the PEK."""
+    key = new_key(rng)
+    pdh = cert.make(key.public_key(), cert.Usage.PDH, cert.Algorithm.ECDH_SHA256, api=API)
+    return KeyPair(key, cert.sign(pdh, pek.key, cert.Usage.PEK, _SIGNING, 0))
 
 
 def seal(identity: Identity, chip: Chip, *, iv: bytes) -> bytes:
     """The sealed form under ``chip``; ``iv`` is 16 fresh random bytes."""
-    pairs = (identity.oca, identity.pek, identity.pdh)
-    scalars = (pair.key.private_numbers().private_value.to_bytes(48, "big") for pair in pairs)
-    plain = _PLAIN.pack(_VERSION, *scalars, *(pair.certificate.encode() for pair in pairs))
+    parts = (identity.oca, identity.pek, identity.pdh)
+    scalars = (_scalar(part.key) for part in parts)
+    owner = _OUTSIDE_OWNED if identity.owned else _SELF_OWNED
+    plain = _PLAIN.pack(owner, *scalars, *(part.certificate.encode() for part in parts))
     ciphertext = _ctr(chip, iv, plain)
     return iv + ciphertext + _mac(chip, ciphertext + iv)
+
+
+def _scalar(key: ec.EllipticCurvePrivateKey | None) -> bytes:
+    value = 0 if key is None else key.private_numbers().private_value
+    return value.to_bytes(_SCALAR_LENGTH, "big")
 
 
 def unseal(sealed: bytes, chip: Chip) -> Identity:
@@ -90,10 +125,14 @@ def unseal(sealed: bytes, chip: Chip) -> Identity:
     iv, ciphertext, mac = sealed[:_IV_LENGTH], sealed[_IV_LENGTH:-_MAC_LENGTH], sealed[-_MAC_LENGTH:]
     if not hmac.compare_digest(mac, _mac(chip, ciphertext + iv)):
         raise DecodeError("the sealed identity's MAC does not match this chip")
-    version, *fields = _PLAIN.unpack(_ctr(chip, iv, ciphertext))
-    if version != _VERSION:
-        raise DecodeError(f"sealed identity version {version} is not {_VERSION}")
-    return Identity(*(_pair(scalar, encoded) for scalar, encoded in zip(fields[:3], fields[3:], strict=True)))
+    owner, oca_scalar, *fields = _PLAIN.unpack(_ctr(chip, iv, ciphertext))
+    if owner not in (_SELF_OWNED, _OUTSIDE_OWNED):
+        raise DecodeError(f"a sealed identity of kind {owner} is not one of this version")
+    pek_scalar, pdh_scalar, oca, pek, pdh = fields
+    authority = Authority(
+        None if owner == _OUTSIDE_OWNED else _pair(oca_scalar, oca).key, cert.Certificate.decode(oca)
+    )
+    return Identity(authority, _pair(pek_scalar, pek), _pair(pdh_scalar, pdh))
 
 
 def _pair(scalar: bytes, encoded: bytes) -> KeyPair:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from sealpod.platform.model.firmware import Firmware
     from sealpod.platform.model.memory import Memory
 
+VMSA_SIZE: Final = 4096
+"""Bytes of the page that holds one vCPU's registers."""
+
 _ALIGNMENT: Final = 16
 _HASH_STEP: Final = 1 << 20
 """Bytes read from guest memory at a time."""
@@ -53,8 +56,8 @@ def launch_start(
     # (4) a free context
     free = firmware.guests.free_handle()
     # (5) SEV-ES
-    if PolicyFlag.ES in word.flags:
-        raise Status.UNSUPPORTED.error("the policy demands SEV-ES, which the model does not have")
+    if PolicyFlag.ES in word.flags and not firmware.es:
+        raise Status.UNSUPPORTED.error("the policy demands SEV-ES, for which the platform is not initialised")
     # (6) done
     firmware.guests.add(Guest(free, word, keys))
     firmware.state = PlatformState.WORKING
@@ -113,6 +116,23 @@ def launch_update_data(firmware: Firmware, memory: Memory, *, handle: int, paddr
     firmware.require(PlatformState.WORKING)
     guest = firmware.guests.get(handle)
     guest.require(GuestState.LUPDATE)
+    _absorb(guest, memory, paddr, length)
+
+
+def launch_update_vmsa(firmware: Firmware, memory: Memory, *, handle: int, paddr: int, length: int) -> None:
+    """LAUNCH_UPDATE_VMSA (032): absorb the page of one vCPU's registers into the launch digest."""
+    # The length comes first, even before the platform's state.
+    if length != VMSA_SIZE:
+        raise Status.INVALID_LENGTH.error(f"a VMSA has {VMSA_SIZE} bytes, not {length}")
+    firmware.require(PlatformState.WORKING)
+    guest = firmware.guests.get(handle)
+    guest.require(GuestState.LUPDATE)
+    if PolicyFlag.ES not in guest.policy.flags:
+        raise Status.UNSUPPORTED.error("the guest's policy is not one of SEV-ES")
+    _absorb(guest, memory, paddr, length)
+
+
+def _absorb(guest: Guest, memory: Memory, paddr: int, length: int) -> None:
     guest.require_active()
     _require_aligned(paddr)
     if length <= 0 or length % _ALIGNMENT:
@@ -173,6 +193,14 @@ def launch_finish(firmware: Firmware, *, handle: int) -> None:
     guest.keys = None
     guest.measure = b""
     guest.state = GuestState.RUNNING
+
+
+def debug(firmware: Firmware, *, handle: int) -> None:
+    """DBG_DECRYPT and DBG_ENCRYPT (060, 061): forbidden by the policy, or nothing a model could do."""
+    firmware.require(PlatformState.WORKING)
+    if PolicyFlag.NODBG in firmware.guests.get(handle).policy.flags:
+        raise Status.POLICY_FAILURE.error("the guest's policy forbids debugging")
+    raise Status.UNSUPPORTED.error("a model guest's memory is not encrypted: read and write it as it is")
 
 
 def _keys(guest: Guest) -> TransportKeys:

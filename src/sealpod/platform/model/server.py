@@ -23,6 +23,7 @@ from sealpod.platform.model.chip import Chip
 from sealpod.platform.model.commands import Command, execute, refusal
 from sealpod.platform.model.filememory import FileMemory
 from sealpod.platform.model.firmware import Firmware
+from sealpod.platform.model.launching import VMSA_SIZE
 from sealpod.platform.model.memory import Memory
 from sealpod.platform.model.messages import MAX_MESSAGE, Request, Response
 from sealpod.platform.model.store import StateDirectory, rsa_key
@@ -32,6 +33,8 @@ FLASH: Final = 1
 """Value ``memory`` of a request: the descriptor is a sealed copy of the flash, which ends at 4 GiB."""
 RAM: Final = 2
 """Value ``memory`` of a request: the descriptor is the guest's RAM, which starts at 0."""
+PAGE: Final = 3
+"""Value ``memory`` of a request: the descriptor is a sealed page of registers, at 0."""
 
 _TOP_OF_FLASH: Final = 4 << 30
 _LOW_RAM: Final = 2 << 30
@@ -42,8 +45,17 @@ _MAX_FDS: Final = 1
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
 
-# Commands that look at the state directory: two processes must not both find it empty.
-_ALONE: Final = frozenset((Command.INIT, Command.PLATFORM_RESET))
+# Commands that look at the state directory: two processes must not both find it empty, or both change it.
+_ALONE: Final = frozenset(
+    (
+        Command.INIT,
+        Command.PLATFORM_RESET,
+        Command.PEK_GEN,
+        Command.PEK_CSR,
+        Command.PEK_CERT_IMPORT,
+        Command.PDH_GEN,
+    )
+)
 
 
 def run(state: str, fd: int) -> int:
@@ -123,7 +135,9 @@ def _memory(kind: int, fds: Sequence[int]) -> Memory | None:
     if kind == FLASH and _is_sealed(fds[0]):
         size = os.fstat(fds[0]).st_size
         return FileMemory(fds[0], base=_TOP_OF_FLASH - size, limit=size)
-    raise Status.INVALID_PARAM.error("the descriptor is neither RAM nor a sealed copy of the flash")
+    if kind == PAGE and _is_sealed(fds[0]):
+        return FileMemory(fds[0], base=0, limit=VMSA_SIZE)
+    raise Status.INVALID_PARAM.error("the descriptor is neither RAM nor a sealed copy")
 
 
 def _is_sealed(fd: int) -> bool:
