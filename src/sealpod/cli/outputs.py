@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files a command writes: each whole, with its permissions from the first byte, and all of them or none.
+
+Every file is written beside its target first (mode 0600), then all are moved into place with signals held
+back, and when one move fails the moves before it are undone. So there is no moment at which others can read a
+key, an error leaves the old files, and only a kill or a power cut between two moves can leave some new files
+beside old ones.
+
+A target that is no regular file (``/dev/stdout``, a pipe) is written to as it stands. A symbolic link is
+followed for public files; key material never follows one, it takes the link's place.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import stat
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Final
+
+from sealpod.errors import AccessError, ConflictError, NotFoundError, OperationError, SealpodError
+from sealpod.secret import SecretBytes
+
+PUBLIC_MODE: Final = 0o644
+SECRET_MODE: Final = 0o600
+
+_HELD_BACK: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFile:
+    """One file to write. ``SecretBytes`` make it a key file: mode 0600, no link followed."""
+
+    path: str
+    data: bytes | SecretBytes
+
+    @property
+    def secret(self) -> bool:
+        """Whether the content is key material."""
+        return isinstance(self.data, SecretBytes)
+
+    @property
+    def content(self) -> bytes:
+        """The bytes to be written."""
+        return self.data.reveal() if isinstance(self.data, SecretBytes) else self.data
+
+
+def write_outputs(files: Sequence[OutputFile], *, replace_keys: bool = True) -> None:
+    """Write all files, or none of them.
+
+    Public files replace what was there. Without ``replace_keys`` a key file does not.
+
+    :raise ConflictError: a key file exists and must not be replaced, or two files have the same name.
+    :raise NotFoundError: a directory does not exist.
+    :raise AccessError: no permission to write there.
+    :raise OperationError: any other failure of the system.
+    """
+    targets = [_Target(file, keep=file.secret and not replace_keys) for file in files]
+    if len({target.path for target in targets}) != len(targets):
+        raise ConflictError("two outputs have the same file name", code="output.same")
+    for target in targets:
+        target.check()
+    placed: list[_Target] = []
+    try:
+        for target in targets:
+            target.stage()
+        with _signals_held_back():
+            for target in targets:
+                target.place()
+                placed.append(target)
+    except BaseException:
+        for target in reversed(placed):
+            target.undo()
+        raise
+    finally:
+        for target in targets:
+            target.clean()
+
+
+class _Target:
+    """One file on its way: temporary file, then the old file kept aside, then the new one in place."""
+
+    def __init__(self, file: OutputFile, *, keep: bool) -> None:
+        self._file = file
+        self._keep = keep
+        self.path = os.path.abspath(file.path)
+        self._direct = _written_directly(self.path)
+        if not file.secret and not self._direct:
+            self.path = os.path.realpath(self.path)
+        self._new = ""
+        self._old = ""
+
+    def check(self) -> None:
+        if self._direct:
+            return
+        if self._keep and os.path.lexists(self.path):
+            raise _exists(self._file.path)
+        if os.path.isdir(self.path) and not os.path.islink(self.path):
+            raise _failure(self._file.path, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
+
+    def stage(self) -> None:
+        if self._direct:
+            return
+        with _telling(self._file.path):
+            fd, self._new = tempfile.mkstemp(prefix=f".{_name(self.path)}.", dir=os.path.dirname(self.path))
+            with open(fd, "wb") as stream:
+                stream.write(self._file.content)
+                stream.flush()
+                os.fchmod(fd, SECRET_MODE if self._file.secret else PUBLIC_MODE)
+                os.fsync(fd)
+
+    def place(self) -> None:
+        with _telling(self._file.path):
+            if self._direct:
+                with open(self.path, "wb") as stream:
+                    stream.write(self._file.content)
+            elif self._keep:
+                self._place_as_new()
+            else:
+                self._set_aside()
+                os.replace(self._new, self.path)
+                self._new = ""
+
+    def _place_as_new(self) -> None:
+        # Unlike a rename, a link fails when somebody has made the file meanwhile.
+        try:
+            os.link(self._new, self.path)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links
+            self.check()
+            os.replace(self._new, self.path)
+            self._new = ""
+
+    def _set_aside(self) -> None:
+        if not os.path.lexists(self.path):
+            return
+        old = f"{self._new}.old"
+        try:
+            os.link(self.path, old, follow_symlinks=False)
+        except OSError:  # a file system without links, or somebody else's file
+            os.rename(self.path, old)
+        self._old = old
+
+    def undo(self) -> None:
+        if self._direct:
+            return
+        with suppress(OSError):
+            if self._old:
+                os.replace(self._old, self.path)
+                self._old = ""
+            else:
+                os.unlink(self.path)
+
+    def clean(self) -> None:
+        for path in filter(None, (self._new, self._old)):
+            with suppress(OSError):
+                os.unlink(path)
+
+
+def _name(path: str) -> str:
+    # The temporary name is longer than the target's, which may be as long as the system allows.
+    return os.path.basename(path)[:64]
+
+
+def _written_directly(path: str) -> bool:
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    # /dev/stdout may lead to a regular file: a rename would take its name, not what the caller has open.
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) or path.startswith(("/dev/", "/proc/"))
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _telling(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _failure(path, error) from error
+
+
+def _failure(path: str, error: OSError) -> SealpodError:
+    text = f"cannot write {path}: {error.strerror}"
+    if isinstance(error, FileExistsError):
+        return _exists(path)
+    if isinstance(error, PermissionError):
+        return AccessError(text, code="output.access", remedy="choose a directory you may write to")
+    if isinstance(error, FileNotFoundError):
+        return NotFoundError(text, code="output.directory", remedy="create the directory first")
+    return OperationError(text, code="output.failed", remedy="choose another file")
+
+
+def _exists(path: str) -> ConflictError:
+    return ConflictError(
+        f"{path} exists, and a key that is overwritten is lost",
+        code="output.exists",
+        remedy="choose another name, move the file away, or give --force",
+    )
