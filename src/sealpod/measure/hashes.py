@@ -16,16 +16,16 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from dataclasses import dataclass
 from typing import Final, Self
-from uuid import UUID
 
 from sealpod.errors import UsageError
+from sealpod.measure.guid import guid
+from sealpod.record import Record
 
-TABLE_GUID: Final = UUID("9438d606-4f22-4cc9-b479-a793d411fd21")
-CMDLINE_GUID: Final = UUID("97d02dd8-bd20-4c94-aa78-e7714d36ab2a")
-INITRD_GUID: Final = UUID("44baf731-3a2f-4bd7-9af1-41e29169781d")
-KERNEL_GUID: Final = UUID("4de79437-abd2-427f-b835-d5b172d2045b")
+TABLE_GUID: Final = guid("9438d606-4f22-4cc9-b479-a793d411fd21")
+CMDLINE_GUID: Final = guid("97d02dd8-bd20-4c94-aa78-e7714d36ab2a")
+INITRD_GUID: Final = guid("44baf731-3a2f-4bd7-9af1-41e29169781d")
+KERNEL_GUID: Final = guid("4de79437-abd2-427f-b835-d5b172d2045b")
 
 _HEADER = struct.Struct("<16sH")
 _ENTRY = struct.Struct("<16sH32s")
@@ -34,8 +34,7 @@ TABLE_SIZE: Final = (_UNPADDED + 15) // 16 * 16
 """176 bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class HashesTable:
+class HashesTable(Record):
     """Three SHA-256 values of 32 bytes each."""
 
     cmdline: bytes
@@ -62,8 +61,8 @@ class HashesTable:
     def encode(self) -> bytes:
         """176 bytes."""
         entries = ((CMDLINE_GUID, self.cmdline), (INITRD_GUID, self.initrd), (KERNEL_GUID, self.kernel))
-        body = b"".join(_ENTRY.pack(guid.bytes_le, _ENTRY.size, value) for guid, value in entries)
-        return (_HEADER.pack(TABLE_GUID.bytes_le, _UNPADDED) + body).ljust(TABLE_SIZE, b"\0")
+        body = b"".join(_ENTRY.pack(name, _ENTRY.size, value) for name, value in entries)
+        return (_HEADER.pack(TABLE_GUID, _UNPADDED) + body).ljust(TABLE_SIZE, b"\0")
 
 
 def cmdline_hash(cmdline: str) -> bytes:

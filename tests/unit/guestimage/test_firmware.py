@@ -7,7 +7,6 @@ import json
 import struct
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -18,10 +17,10 @@ from sealpod.guestimage import firmware
 from sealpod.measure.ovmf import FOOTER_GUID, HASH_TABLE_GUID, SECRET_BLOCK_GUID
 
 
-def image(*guids: UUID) -> bytes:
+def image(*guids: bytes) -> bytes:
     """A firmware of 4 KiB whose footer announces these areas."""
-    entries = b"".join(struct.pack("<IIH", 0x80F000, 0x400, 26) + guid.bytes_le for guid in guids)
-    table = entries + struct.pack("<H", len(entries) + 18) + FOOTER_GUID.bytes_le
+    entries = b"".join(struct.pack("<IIH", 0x80F000, 0x400, 26) + guid for guid in guids)
+    table = entries + struct.pack("<H", len(entries) + 18) + FOOTER_GUID
     return (table + bytes(32)).rjust(4096, b"\0")
 
 
