@@ -27,6 +27,7 @@ from typing import Final, TypeVar
 
 from sealpod.errors import DecodeError, UsageError
 from sealpod.kataconfig.annotations import PREFIX
+from sealpod.kataconfig.constants import CONSTANTS
 from sealpod.kataconfig.document import Document
 from sealpod.kataconfig.keys import AGENT, HYPERVISOR, KEYS, RUNTIME
 from sealpod.kataconfig.settings import Settings
@@ -41,10 +42,6 @@ class Release(enum.StrEnum):
     KATA_3_19_1 = "3.19.1"
 
 
-CONSTANTS: Final = (
-    "tsc=reliable no_timer_check rcupdate.rcu_expedited=1 i8042.direct=1 i8042.dumbkbd=1 i8042.nopnp=1 "
-    "i8042.noaux=1 noreplace-smp reboot=k cryptomgr.notests net.ifnames=0 pci=lastbus=0"
-)
 # A confidential guest has no nvdimm, so the image is its first virtio disk.
 _ROOT: Final = "root=/dev/vda1"
 _ROOT_FLAGS: Final[Mapping[str, str]] = {
@@ -121,7 +118,7 @@ def command_line(
 
 
 def _words(settings: Settings, keys: GuestKeys, nr_cpus: int, release: Release, fips: bool) -> Iterator[str]:
-    yield CONSTANTS
+    yield from CONSTANTS
     if keys.iommu:
         yield "intel_iommu=on iommu=pt"
     if keys.image:

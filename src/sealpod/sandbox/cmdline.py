@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from sealpod.errors import UsageError
+from sealpod.kataconfig.constants import CONSTANTS
 
 KbcMode = Literal["online", "offline", "none"]
 
@@ -21,20 +22,6 @@ MAXIMUM_LENGTH: Final = 2047
 # The firmware describes the secret area in a table that lies among the ACPI tables. A kernel without the
 # efi_secret module shows those to root's /dev/mem only with this; ordinary memory stays closed to it.
 IOMEM: Final = "iomem=relaxed"
-CONSTANTS: Final = (
-    "tsc=reliable",
-    "no_timer_check",
-    "rcupdate.rcu_expedited=1",
-    "i8042.direct=1",
-    "i8042.dumbkbd=1",
-    "i8042.nopnp=1",
-    "i8042.noaux=1",
-    "noreplace-smp",
-    "reboot=k",
-    "cryptomgr.notests",
-    "net.ifnames=0",
-    "pci=lastbus=0",
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ import pytest
 
 from sealpod.errors import DecodeError, UsageError
 from sealpod.kataconfig.annotations import apply_annotations
-from sealpod.kataconfig.commandline import CONSTANTS, GuestKeys, Release, command_line, guest_keys
+from sealpod.kataconfig.commandline import GuestKeys, Release, command_line, guest_keys
+from sealpod.kataconfig.constants import CONSTANTS
 from sealpod.kataconfig.document import parse
 from sealpod.kataconfig.settings import Settings, settings_of
 from sealpod.kataconfig.sizes import Sizes, sizes, with_vcpus
@@ -68,7 +69,7 @@ def test_a_key_changes_its_word_only(key: str, old: str, new: str) -> None:
 
 def test_an_image_brings_root_and_systemd() -> None:
     text = QEMU_SEV + 'image = "/opt/kata/image"\nenable_debug = true'
-    words = line(text).removeprefix(CONSTANTS + " ")
+    words = line(text).removeprefix(" ".join(CONSTANTS) + " ")
     assert words.startswith(
         "root=/dev/vda1 rootflags=data=ordered,errors=remount-ro ro rootfstype=ext4 console=hvc0 "
         "console=hvc1 debug systemd.show_status=true systemd.log_level=debug panic=1 nr_cpus=1 selinux=0 "
