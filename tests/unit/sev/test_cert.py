@@ -162,6 +162,77 @@ def test_unknown_curve_and_padding_in_a_key_are_refused(
         replace(certificates["pdh"], pubkey=bytes(pubkey)).public_key()
 
 
+@pytest.mark.parametrize("bits", [2048, 4096])
+@pytest.mark.parametrize("algorithm", [Algorithm.RSA_SHA256, Algorithm.RSA_SHA384])
+def test_an_rsa_key_comes_back_from_its_certificate(bits: int, algorithm: Algorithm) -> None:
+    key = rsa.generate_private_key(65537, bits)
+    made = sign(make(key.public_key(), Usage.OCA, algorithm), key, Usage.OCA, algorithm, 0)
+    back = Certificate.decode(made.encode())
+    assert back.verifying_key() == key.public_key()
+    assert back.pubkey[:8].hex() == bits.to_bytes(4, "little").hex() + "01000100"
+    back.require_canonical()
+    back.verify_signed_by(back.verifying_key(), Usage.OCA, algorithm)
+    with pytest.raises(DecodeError, match="in place of an elliptic curve one"):
+        back.public_key()
+
+
+def test_a_key_is_of_its_algorithm(ec_keys: dict[str, ec.EllipticCurvePrivateKey]) -> None:
+    rsa_key = rsa.generate_private_key(65537, 2048).public_key()
+    ec_key = ec_keys["oca"].public_key()
+    for key, algorithm in ((rsa_key, DSA), (ec_key, Algorithm.RSA_SHA256), (ec_key, Algorithm.NONE)):
+        with pytest.raises(UsageError):
+            make(key, Usage.OCA, algorithm)
+    with pytest.raises(UsageError):
+        make(rsa.generate_private_key(65537, 3072).public_key(), Usage.OCA, Algorithm.RSA_SHA256)
+    for key, algorithm in ((rsa_key, Algorithm.RSA_SHA256), (ec_key, DSA)):
+        for other in (Algorithm.NONE, DSA if algorithm is not DSA else Algorithm.RSA_SHA384):
+            with pytest.raises(DecodeError):
+                replace(make(key, Usage.OCA, algorithm), algorithm=other).verifying_key()
+
+
+# Size, exponent of 2^33, even exponent, modulus one bit short, even modulus, padding behind 2048 bits.
+@pytest.mark.parametrize(
+    ("offset", "value"), [(0, 1), (4 + 4, 2), (4, 2), (516 + 255, 0x7F), (516, 0), (1027, 1)]
+)
+def test_impossible_rsa_keys_are_refused(offset: int, value: int) -> None:
+    key = rsa.generate_private_key(65537, 2048).public_key()
+    made = make(key, Usage.OCA, Algorithm.RSA_SHA256)
+    pubkey = bytearray(made.pubkey)
+    pubkey[offset] = value
+    with pytest.raises(DecodeError):
+        replace(made, pubkey=bytes(pubkey)).verifying_key()
+
+
+def test_algorithms_say_what_they_are() -> None:
+    assert {one.name: (one.hash_bits, one.is_rsa, one.signs, one.agrees) for one in Algorithm} == {
+        "NONE": (0, False, False, False),
+        "RSA_SHA256": (256, True, True, False),
+        "ECDSA_SHA256": (256, False, True, False),
+        "ECDH_SHA256": (256, False, False, True),
+        "RSA_SHA384": (384, True, True, False),
+        "ECDSA_SHA384": (384, False, True, False),
+        "ECDH_SHA384": (384, False, False, True),
+    }
+
+
+def test_every_bit_of_an_empty_slot_counts(certificates: dict[str, Certificate]) -> None:
+    """No signature covers it, so what firmware writes there is the only thing it may hold."""
+    data = certificates["oca"].encode()
+    Certificate.decode(data).require_canonical()
+    for bit in range(8 * 1564, 8 * 2084):
+        changed = bytearray(data)
+        changed[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(DecodeError):
+            Certificate.decode(bytes(changed)).require_canonical()
+
+
+def test_the_reserved_field_is_kept_but_not_canonical(certificates: dict[str, Certificate]) -> None:
+    strange = replace(certificates["oca"], reserved=1)
+    assert Certificate.decode(strange.encode()) == strange
+    with pytest.raises(DecodeError, match="reserved"):
+        strange.require_canonical()
+
+
 @pytest.mark.parametrize(("offset", "value"), [(0, 2), (8, 0xFF), (12, 0xFF)])
 def test_unknown_version_usage_and_algorithm_are_refused(
     offset: int, value: int, certificates: dict[str, Certificate]
@@ -191,3 +262,4 @@ def test_amds_own_certificates_round_trip(name: str, amd: Path) -> None:
     found = Certificate.decode(data)
     assert found.encode() == data
     assert found.public_key().curve.name == "secp384r1"
+    found.require_canonical()
