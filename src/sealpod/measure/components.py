@@ -1,36 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a launch digest was made of, so that a later difference can be given a name.
 
-As JSON, an object with ``schemaVersion`` 1, ``mode`` "sev", ``firmware``, ``kernel``, ``initrd`` and
-``cmdlineHash`` (hex SHA-256), ``cmdline`` (text), ``table`` (hex of the hashes table), ``digest`` (hex).
-Kernel, initrd, command line and table are null when the firmware alone is measured. ``cmdlineHash`` and
-``table`` follow from the rest and are not read back.
+As JSON, an object with ``schemaVersion`` 2 and the fields of :meth:`Components.record`; hashes are lower-case
+hex, numbers other than counts "0x...". Kernel, initrd, command line and table are null when the firmware
+alone is measured; what a mode does not measure is null. ``cmdlineHash`` and ``table`` follow from the rest,
+unless only the command line's hash was known; ``cmdline`` is null then. A record of several vCPU counts has
+lists in ``vcpus`` and ``digest``. Other fields, such as the steps of :mod:`sealpod.measure.document`, are not
+read.
+
+Records with ``schemaVersion`` 1, which knew mode sev alone, are read as well.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from dataclasses import dataclass
-from typing import Final, Self
+from typing import Any, Final, Self
 
-from sealpod.errors import DecodeError, OperationError, UsageError
-from sealpod.measure.digest import sev_digests
+from sealpod.errors import DecodeError
+from sealpod.measure.firmware import Firmware
 from sealpod.measure.hashes import HashesTable, cmdline_hash
-from sealpod.measure.ovmf import Ovmf
+from sealpod.measure.launch import SEV, Launch, Vcpus, measure_sev
+from sealpod.measure.ovmf import Bytes
+from sealpod.record import Record
 
-SCHEMA_VERSION: Final = 1
-MAX_JSON_SIZE: Final = 1 << 20
-"""Bytes. A record has a few hundred, and a command line of at most some thousand."""
-
-_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
+SCHEMA_VERSION: Final = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Components:
+class Components(Record):
     """The measured parts; hashes are lower-case hex SHA-256."""
 
     firmware: str
+    """With SEV-SNP, the chain after the image's pages (96 digits)."""
     kernel: str | None
     """None when no kernel is measured; then initrd and cmdline are None too."""
     initrd: str | None
@@ -38,105 +38,138 @@ class Components:
     cmdline: str | None
     digest: str
     """The launch digest, hex."""
+    mode: str = SEV
+    vcpus: int | None = None
+    """How many are measured; None in mode sev."""
+    signature: int | None = None
+    """The vCPUs' signature; None where the hypervisor has its own."""
+    vmm: str | None = None
+    features: int | None = None
+    fpu: str | None = None
+    policy: int | None = None
+    """Not part of the digest, but of what the firmware reports; None: not known."""
+    svsm: str | None = None
+    vars_size: int | None = None
+    cmdline_sha256: str | None = None
+    """When the command line's text is not known."""
 
     @classmethod
     def of(
         cls,
-        firmware: bytes | bytearray | memoryview,
-        kernel: bytes | bytearray | memoryview | None,
-        initrd: bytes | bytearray | memoryview | None,
+        firmware: Bytes,
+        kernel: Bytes | None,
+        initrd: Bytes | None,
         cmdline: str | None,
     ) -> Self:
-        """Measure these files. Without a kernel, initrd and command line are not looked at.
+        """Measure these files in mode sev. Without a kernel, initrd and command line are not looked at.
 
         :raise OperationError: a kernel for a firmware that cannot check it, code ``measure.no-hash-table``.
         :raise DecodeError: the firmware image is malformed.
         :raise UsageError: the command line cannot be one.
         """
-        ovmf = Ovmf.parse(firmware)
-        if kernel is None:
-            alone, digest = sev_digests(firmware, None)
-            return cls(alone.hex(), None, None, None, digest.hex())
-        if ovmf.hash_table is None:
-            raise OperationError(
-                "Kernel specified but OVMF doesn't support kernel/initrd/cmdline measurement",
-                code="measure.no-hash-table",
-                remedy="use the AmdSev build of OVMF (OvmfPkg/AmdSev/AmdSevX64)",
+        table = None if kernel is None else lambda: HashesTable.of(kernel, initrd, cmdline)
+        return cls.of_launch(measure_sev(Firmware.of(firmware), table), cmdline or "")[0]
+
+    @classmethod
+    def of_launch(
+        cls,
+        launch: Launch,
+        cmdline: str | None,
+        vcpus: Vcpus | None = None,
+        policy: int | None = None,
+        svsm: bytes | None = None,
+        vars_size: int | None = None,
+    ) -> tuple[Self, ...]:
+        """One for each digest of a launch. ``cmdline`` is None when only its hash was given."""
+        hashes = launch.hashes
+        common: dict[str, Any] = {"policy": policy, "vars_size": vars_size}
+        if vcpus is not None and launch.mode != SEV:
+            common |= _started(launch.mode, vcpus)
+        if svsm is not None:
+            common["svsm"] = svsm.hex()
+        if hashes is not None and cmdline is None:
+            common["cmdline_sha256"] = hashes.cmdline.hex()
+        return tuple(
+            cls(
+                firmware=launch.firmware.hex(),
+                kernel=None if hashes is None else hashes.kernel.hex(),
+                initrd=None if hashes is None else hashes.initrd.hex(),
+                cmdline=None if hashes is None else cmdline,
+                digest=digest.hex(),
+                mode=launch.mode,
+                vcpus=count,
+                **common,
             )
-        table = HashesTable.of(kernel, initrd, cmdline)
-        alone, digest = sev_digests(firmware, table.encode())
-        return cls(alone.hex(), table.kernel.hex(), table.initrd.hex(), cmdline or "", digest.hex())
+            for count, digest in launch.digests
+        )
+
+    def line_hash(self) -> str | None:
+        """The command line's hash, hex; None when none is measured."""
+        return self.cmdline_sha256 if self.cmdline is None else cmdline_hash(self.cmdline).hex()
 
     def table(self) -> bytes | None:
         """The 176-byte hashes table; None when no kernel is measured."""
-        if self.kernel is None or self.initrd is None or self.cmdline is None:
+        line = self.line_hash()
+        if self.kernel is None or self.initrd is None or line is None:
             return None
-        initrd, kernel = bytes.fromhex(self.initrd), bytes.fromhex(self.kernel)
-        return HashesTable(cmdline_hash(self.cmdline), initrd, kernel).encode()
+        return HashesTable(*(bytes.fromhex(value) for value in (line, self.initrd, self.kernel))).encode()
 
     def to_json(self) -> str:
         """The record as JSON text, one field per line."""
+        return json.dumps(self.record(), indent=2)
+
+    def record(self) -> dict[str, object]:
+        """The record's fields."""
         table = self.table()
-        record = {
+        return {
             "schemaVersion": SCHEMA_VERSION,
-            "mode": "sev",
+            "mode": self.mode,
             "firmware": self.firmware,
             "kernel": self.kernel,
             "initrd": self.initrd,
             "cmdline": self.cmdline,
-            "cmdlineHash": None if self.cmdline is None else cmdline_hash(self.cmdline).hex(),
+            "cmdlineHash": self.line_hash(),
             "table": None if table is None else table.hex(),
+            "svsm": self.svsm,
+            "varsSize": self.vars_size,
+            "vcpus": self.vcpus,
+            "vcpuSignature": _hex(self.signature),
+            "vmm": self.vmm,
+            "guestFeatures": _hex(self.features),
+            "fpu": self.fpu,
+            "policy": _hex(self.policy),
             "digest": self.digest,
         }
-        return json.dumps(record, indent=2)
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> Self:
-        """Read a record back.
+    def from_json(cls, text: str | bytes) -> Components:
+        """Read the record of one digest back.
 
-        :raise DecodeError: not such a record.
+        :raise DecodeError: not such a record, or one of several vCPU counts.
         """
-        record = _object(text)
-        if record.get("schemaVersion") != SCHEMA_VERSION or record.get("mode") != "sev":
-            raise _malformed("schemaVersion 1 and mode sev expected")
-        firmware, digest = _hash(record, "firmware"), _hash(record, "digest")
-        if record.get("kernel") is None:
-            if record.get("initrd") is not None or record.get("cmdline") is not None or digest != firmware:
-                raise _malformed("no kernel, yet more than the firmware is measured")
-            return cls(firmware, None, None, None, digest)
-        kernel, initrd = _hash(record, "kernel"), _hash(record, "initrd")
-        return cls(firmware, kernel, initrd, _cmdline(record), digest)
+        from sealpod.measure.reading import read_all
+
+        found = read_all(text)
+        if len(found) != 1:
+            raise DecodeError(
+                f"the measurement record has {len(found)} digests where one is expected",
+                code="measure.record",
+            )
+        return found[0]
 
 
-def _object(text: str | bytes) -> dict[str, object]:
-    if len(text) > MAX_JSON_SIZE:
-        raise _malformed(f"{len(text)} bytes")
-    try:
-        record = json.loads(text)
-    except (ValueError, RecursionError):
-        raise _malformed("not JSON") from None
-    if not isinstance(record, dict):
-        raise _malformed("not an object")
-    return record
+def _hex(value: int | None) -> str | None:
+    return None if value is None else hex(value)
 
 
-def _hash(record: dict[str, object], name: str) -> str:
-    value = record.get(name)
-    if not isinstance(value, str) or _SHA256.fullmatch(value) is None:
-        raise _malformed(f"{name} is not a SHA-256 in lower-case hex")
-    return value
+def _started(mode: str, vcpus: Vcpus) -> dict[str, Any]:
+    from sealpod.measure.launch import SNP_SVSM
+    from sealpod.measure.vmsa import Vmm
 
-
-def _cmdline(record: dict[str, object]) -> str:
-    value = record.get("cmdline")
-    if not isinstance(value, str):
-        raise _malformed("cmdline is not text")
-    try:
-        cmdline_hash(value)
-    except UsageError as error:
-        raise _malformed(error.message) from None
-    return value
-
-
-def _malformed(message: str) -> DecodeError:
-    return DecodeError(f"not a measurement record: {message}", code="measure.record")
+    qemu = vcpus.vmm is Vmm.QEMU
+    return {
+        "signature": vcpus.signature if qemu else None,
+        "vmm": vcpus.vmm.value,
+        "features": 1 if mode == SNP_SVSM else vcpus.features,
+        "fpu": vcpus.fpu.value if qemu and mode != SNP_SVSM else None,
+    }

@@ -10,6 +10,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 Bytes = bytes | bytearray | memoryview
 
@@ -42,6 +46,11 @@ def seves_digests(firmware: Bytes, table: bytes | None, pages: Iterable[bytes]) 
     """
     running = hashlib.sha256(firmware)
     running.update(table or b"")
+    return seves_running(running, pages)
+
+
+def seves_running(running: _Hash, pages: Iterable[bytes]) -> Iterator[bytes]:
+    """The same, by a hash that has seen firmware and table."""
     yield running.digest()
     for page in pages:
         running.update(page)

@@ -9,19 +9,33 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final, Literal
 
 from sealpod.measure.components import Components
+from sealpod.record import Record
 
-Part = Literal["firmware", "kernel", "initrd", "command line", "digest"]
+Part = Literal[
+    "mode",
+    "firmware",
+    "SVSM",
+    "variables",
+    "kernel",
+    "initrd",
+    "command line",
+    "vCPUs",
+    "CPU signature",
+    "VMM",
+    "guest features",
+    "VMSA layout",
+    "policy",
+    "digest",
+]
 
 MAX_WORDS: Final = 8
 """Changed places of a command line that are spelt out; the rest is counted."""
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(Record):
     """One part that differs. ``detail`` is a phrase; text from a command line stands in it quoted."""
 
     part: Part
@@ -34,35 +48,79 @@ class Difference:
 def explain(reference: Components, actual: Components) -> tuple[Difference, ...]:
     """The parts in which ``actual`` differs from ``reference``; empty when none does.
 
-    The part "digest" stands only for a record whose digest does not follow from its parts.
+    What only one of the two knows (a policy, the vCPUs of another mode) is not compared. The part "digest"
+    stands only for a record whose digest does not follow from its parts.
     """
     found = tuple(_differences(reference, actual))
-    if not found and reference.digest != actual.digest:
-        detail = f"is {actual.digest}, the reference has {reference.digest} for the same parts"
-        return (Difference("digest", detail),)
-    return found
+    if reference.digest == actual.digest or any(each.part != "policy" for each in found):
+        return found
+    detail = f"is {actual.digest}, the reference has {reference.digest} for the same parts"
+    return (*found, Difference("digest", detail))
 
 
 def _differences(reference: Components, actual: Components) -> Iterator[Difference]:
-    parts: tuple[tuple[Part, str | None, str | None], ...] = (
-        ("firmware", reference.firmware, actual.firmware),
-        ("kernel", reference.kernel, actual.kernel),
-        ("initrd", reference.initrd, actual.initrd),
-    )
-    for part, expected, found in parts:
+    if reference.mode != actual.mode:
+        yield Difference("mode", f"is {actual.mode}, the reference has {reference.mode}")
+    for part, expected, found in _hashes(reference, actual):
         if expected != found:
-            yield Difference(part, f"SHA-256 is {_hash(found)}, the reference has {_hash(expected)}")
-    if reference.cmdline != actual.cmdline:
-        yield Difference("command line", _command_line(reference.cmdline, actual.cmdline))
+            yield Difference(part, f"{_kind(found)} is {_hash(found)}, the reference has {_hash(expected)}")
+    if reference.line_hash() != actual.line_hash():
+        yield Difference("command line", _command_line(reference, actual))
+    for part, expected, found in _values(reference, actual):
+        if expected is not None and found is not None and expected != found:
+            yield Difference(part, f"is {found}, the reference has {expected}")
+
+
+def _hashes(reference: Components, actual: Components) -> Iterator[tuple[Part, str | None, str | None]]:
+    # SEV-SNP has another kind of hash for the firmware: of two kinds nobody can say whether they differ.
+    if len(reference.firmware) == len(actual.firmware):
+        yield "firmware", reference.firmware, actual.firmware
+    if reference.svsm is not None and actual.svsm is not None:
+        yield "SVSM", reference.svsm, actual.svsm
+    yield "kernel", reference.kernel, actual.kernel
+    yield "initrd", reference.initrd, actual.initrd
+
+
+def _values(reference: Components, actual: Components) -> Iterator[tuple[Part, str | None, str | None]]:
+    yield "variables", _bytes(reference.vars_size), _bytes(actual.vars_size)
+    yield "vCPUs", _text(reference.vcpus), _text(actual.vcpus)
+    yield "CPU signature", _hex(reference.signature), _hex(actual.signature)
+    yield "VMM", reference.vmm, actual.vmm
+    yield "guest features", _hex(reference.features), _hex(actual.features)
+    yield "VMSA layout", reference.fpu, actual.fpu
+    yield "policy", _hex(reference.policy), _hex(actual.policy)
+
+
+def _kind(value: str | None) -> str:
+    return "SEV-SNP hash" if value is not None and len(value) > 64 else "SHA-256"
 
 
 def _hash(value: str | None) -> str:
     return "none (not measured)" if value is None else value
 
 
-def _command_line(expected: str | None, found: str | None) -> str:
-    if expected is None or found is None:
-        return "is not measured" if found is None else "is measured, in the reference it is not"
+def _hex(value: int | None) -> str | None:
+    return None if value is None else hex(value)
+
+
+def _text(value: int | None) -> str | None:
+    return None if value is None else str(value)
+
+
+def _bytes(value: int | None) -> str | None:
+    return None if value is None else f"{value} bytes"
+
+
+def _command_line(reference: Components, actual: Components) -> str:
+    expected, found = reference.cmdline, actual.cmdline
+    if expected is not None and found is not None:
+        return _changes(expected, found)
+    if reference.line_hash() is None or actual.line_hash() is None:
+        return "is not measured" if actual.line_hash() is None else "is measured, in the reference it is not"
+    return f"SHA-256 is {actual.line_hash()}, the reference has {reference.line_hash()}"
+
+
+def _changes(expected: str, found: str) -> str:
     changes = list(_changed_words(expected.split(" "), found.split(" ")))
     text = "; ".join(changes[:MAX_WORDS])
     more = len(changes) - MAX_WORDS

@@ -86,18 +86,20 @@ def snp_steps(
 
 
 def svsm_steps(
-    firmware: Bytes, svsm: Bytes, vars_size: int, pages: Callable[[int], Iterable[bytes]]
+    firmware_hash: Callable[[], bytes],
+    end: int,
+    svsm: Bytes,
+    pages: Callable[[int], Iterable[bytes]],
 ) -> Iterator[Step]:
     """The steps of a launch with an SVSM below firmware and variables; its metadata counts, not OVMF's.
 
-    ``pages`` gives the vCPUs' VMSA pages for the address they start at.
+    ``end`` is where the SVSM ends, ``pages`` gives the vCPUs' VMSA pages for the address they start at.
 
     :raise OperationError: the SVSM image does not say where its vCPUs start.
     :raise DecodeError: as :func:`snp_steps`, or the images do not fit below 4 GiB.
     """
-    Ovmf.parse(firmware)
     image = Ovmf.parse(svsm, "SVSM")
-    base = FOUR_GIB - len(firmware) - vars_size - len(svsm)
+    base = end - len(svsm)
     if base < 0:
         raise DecodeError("firmware, variables and SVSM do not fit below 4 GiB", code="ovmf.size")
     if image.svsm_entry is None:
@@ -106,7 +108,7 @@ def svsm_steps(
             code="measure.no-svsm-info",
             remedy="check that --svsm names an SVSM image",
         )
-    gctx = Gctx(snp_ovmf_hash(firmware))
+    gctx = Gctx(firmware_hash())
     yield Step("firmware", gctx.ld)
     gctx.normal(base, svsm)
     yield Step("svsm", gctx.ld)

@@ -139,7 +139,7 @@ def test_json_is_a_reference(amdsev: str, tmp_path: Path, capsys: pytest.Capture
     guest = ["--ovmf", amdsev, "--kernel", amdsev]
     assert sev(*guest, "--append", "quiet panic=1", "-o", "json") == 0
     text = capsys.readouterr().out
-    assert json.loads(text)["schemaVersion"] == 1
+    assert json.loads(text)["schemaVersion"] == 2
     reference = tmp_path / "reference.json"
     reference.write_text(text)
 

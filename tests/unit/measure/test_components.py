@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sealpod.errors import DecodeError
-from sealpod.measure.components import MAX_JSON_SIZE, Components
+from sealpod.measure.components import Components
 from sealpod.measure.hashes import HashesTable
+from sealpod.measure.reading import MAX_JSON_SIZE
 
 hashes = st.binary(min_size=32, max_size=32).map(bytes.hex)
 cmdlines = st.binary(max_size=40).map(lambda raw: raw.replace(b"\0", b"0").decode("utf-8", "surrogateescape"))
@@ -29,8 +30,8 @@ def test_json_round_trip(components: Components) -> None:
 def test_the_json_object(images: dict[str, bytes], blobs: dict[str, bytes]) -> None:
     kernel, initrd = blobs["kernel_12345"], blobs["initrd_54321"]
     components = Components.of(images["ovmf_full_64k"], kernel, initrd, "console=ttyS0 loglevel=7")
-    assert json.loads(components.to_json()) == {
-        "schemaVersion": 1,
+    assert {name: value for name, value in json.loads(components.to_json()).items() if value is not None} == {
+        "schemaVersion": 2,
         "mode": "sev",
         "firmware": "f6bca88827c6b1ca0a2ff64a05f6efd41b9b1552d3aa5789335198929c15a515",
         "kernel": "cd46cd5840576064b8d412c29ff3a800c963ba213e2be18ec49ada4eecd1b7d9",
@@ -68,7 +69,7 @@ def test_derived_fields_are_not_needed_to_read() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"schemaVersion": 2},
+        {"schemaVersion": 3},
         {"mode": "snp"},
         {"firmware": None},
         {"firmware": "0" * 63},

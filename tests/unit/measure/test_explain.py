@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +14,7 @@ BARE = Components("f" * 64, None, None, None, "f" * 64)
 
 def command_line(actual: str, reference: str = "console=ttyS0 quiet panic=1") -> str:
     (found,) = explain(
-        replace(REFERENCE, cmdline=reference), replace(REFERENCE, cmdline=actual, digest="e" * 64)
+        REFERENCE.replace(cmdline=reference), REFERENCE.replace(cmdline=actual, digest="e" * 64)
     )
     assert found.part == "command line"
     return found.detail
@@ -26,7 +25,7 @@ def test_equal_guests_differ_in_nothing() -> None:
 
 
 def test_each_part_is_named_with_both_hashes() -> None:
-    actual = replace(REFERENCE, firmware="a" * 64, kernel="b" * 64, initrd="c" * 64, digest="e" * 64)
+    actual = REFERENCE.replace(firmware="a" * 64, kernel="b" * 64, initrd="c" * 64, digest="e" * 64)
     found = explain(REFERENCE, actual)
     assert [difference.part for difference in found] == ["firmware", "kernel", "initrd"]
     assert "a" * 64 in found[0].detail
@@ -73,7 +72,7 @@ def test_a_kernel_that_is_measured_on_one_side_only() -> None:
 
 
 def test_a_record_whose_digest_does_not_follow_from_its_parts() -> None:
-    (found,) = explain(REFERENCE, replace(REFERENCE, digest="e" * 64))
+    (found,) = explain(REFERENCE, REFERENCE.replace(digest="e" * 64))
     assert found.part == "digest"
 
 
@@ -82,6 +81,6 @@ words = st.lists(st.text("abc=", max_size=4), max_size=12).map(" ".join)
 
 @given(words, words)
 def test_a_difference_is_reported_exactly_when_there_is_one(first: str, second: str) -> None:
-    found = explain(replace(REFERENCE, cmdline=first), replace(REFERENCE, cmdline=second))
+    found = explain(REFERENCE.replace(cmdline=first), REFERENCE.replace(cmdline=second))
     assert bool(found) is (first != second)
     assert all(difference.detail for difference in found)
