@@ -175,7 +175,7 @@ def test_a_process_that_is_silent_is_stopped(state_dir: str) -> None:
     async def main() -> int:
         platform = await start(state_dir)
         os.kill(platform.pid, signal.SIGSTOP)
-        impatient = ModelPlatform(Channel(platform._channel.process, command_limit=0.05))
+        impatient = ModelPlatform(Channel(platform._channel.process, command_limit=0.05), platform._asids)
         with pytest.raises(UnavailableError) as caught:
             await impatient.status()
         assert caught.value.code == "platform.silent"

@@ -19,6 +19,7 @@ from sealpod.errors import AccessError, DecodeError, FirmwareError, OperationErr
 from sealpod.platform.model.commands import Command
 from sealpod.platform.model.messages import ACCESS, MAX_MESSAGE, Request, Response
 from sealpod.platform.model.process import ModelProcess
+from sealpod.sev.status import Status
 
 _logger = logging.getLogger(__name__)
 
@@ -26,6 +27,9 @@ START_LIMIT: Final = 300.0
 """Seconds for the process to be ready; making two RSA-4096 keys on a busy machine takes a good part."""
 COMMAND_LIMIT: Final = 30.0
 """Seconds for one command; the slowest hashes a few MiB of flash in milliseconds."""
+
+
+_KNOWN: Final = frozenset(Status)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,7 @@ class Channel:
             response = await self._receive(self._limit)
             while response.serial != request.serial:
                 response = await self._receive(self._limit)
+        _log(command, numbers, response)
         _raise_refusal(response)
         return response
 
@@ -152,6 +157,13 @@ class Channel:
             code="platform.silent",
             remedy="check if the machine is overloaded or another process holds the state directory's lock",
         )
+
+
+def _log(command: Command, values: Mapping[str, int], response: Response) -> None:
+    handle = values.get("handle") or response.values.get("handle")
+    guest = f", guest {handle}" if handle else ""
+    status = Status(response.status).name if response.status in _KNOWN else str(response.status)
+    _logger.info("model platform: %s%s: %s", command.name, guest, status)
 
 
 def _raise_refusal(response: Response) -> None:

@@ -50,6 +50,14 @@ class Command(enum.IntEnum):
     """Model only: signed CEK, ASK and ARK, in place of AMD's key server."""
 
 
+def command_name(command: int) -> str:
+    """The command's name, or its number when the model does not know it."""
+    try:
+        return Command(command).name
+    except ValueError:
+        return f"{command:#05x}"
+
+
 Handler = Callable[[Firmware, handlers.Call], handlers.Outcome]
 
 

@@ -14,13 +14,15 @@ import os
 import resource
 import signal
 import socket
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from typing import Final
 
 from sealpod.errors import DecodeError, SealpodError
+from sealpod.platform.model.audit import AuditLog
 from sealpod.platform.model.chip import Chip
-from sealpod.platform.model.commands import Command, execute, refusal
+from sealpod.platform.model.commands import Command, command_name, execute, refusal
 from sealpod.platform.model.filememory import FileMemory
 from sealpod.platform.model.firmware import Firmware
 from sealpod.platform.model.launching import VMSA_SIZE
@@ -73,7 +75,7 @@ def run(state: str, fd: int) -> int:
             peer.send(refusal(0, _unusable(state, error)).encode())
             return 1
         peer.send(Response(0).encode())
-        _serve(peer, Firmware(chip, store, os.urandom), store)
+        _serve(peer, Firmware(chip, store, os.urandom), store, AuditLog(store.path, time.time))
     return 0
 
 
@@ -101,7 +103,7 @@ def _unusable(state: str, error: OSError) -> SealpodError:
     )
 
 
-def _serve(peer: socket.socket, firmware: Firmware, store: StateDirectory) -> None:
+def _serve(peer: socket.socket, firmware: Firmware, store: StateDirectory, audit: AuditLog) -> None:
     while True:
         packet, fds, flags, _ = socket.recv_fds(peer, MAX_MESSAGE, _MAX_FDS)
         try:
@@ -109,11 +111,20 @@ def _serve(peer: socket.socket, firmware: Firmware, store: StateDirectory) -> No
                 return
             if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
                 raise DecodeError("the packet was cut short")
-            response = _answer(firmware, store, Request.decode(packet), fds)
+            request = Request.decode(packet)
+            response = _answer(firmware, store, request, fds)
+            _note(audit, request, response)
         finally:
             for fd in fds:
                 os.close(fd)
         peer.send(response.encode())
+
+
+def _note(audit: AuditLog, request: Request, response: Response) -> None:
+    """Audit a command that was run. A guest is not given up for a disk that is full."""
+    handle = request.values.get("handle") or response.values.get("handle")
+    with suppress(OSError):
+        audit.record(command_name(request.command), handle, Status(response.status).name)
 
 
 def _answer(firmware: Firmware, store: StateDirectory, request: Request, fds: Sequence[int]) -> Response:

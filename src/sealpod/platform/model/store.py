@@ -7,6 +7,8 @@
       lock          flock()ed around every creation and every INIT
       chip          the chip record (chip.py); made once, never replaced
       identity      the sealed identity (identity.py); the firmware's persistent store
+      asids         locked bytes: which address space ids are taken (asids.py)
+      audit         a line for each command (audit.py); audit.1 the ones before
 
 Two processes that start at once agree because both look under the lock; files are written beside and renamed
 into place, so that a crash leaves the old content or the new, never half of it.
