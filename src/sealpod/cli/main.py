@@ -36,6 +36,21 @@ Exit status: 0 done; 1 failed; 2 wrong usage; 3 refused by policy or verificatio
 `sealpod run` exits with the container's own status.
 """
 
+# Verbs of a command that have a module and options of their own.
+VERBS: Final[dict[tuple[str, str], str]] = {
+    ("measure", "id-block"): "sealpod.cli.measure_idblock",
+}
+
+_COLUMNS: Final = 80
+_NARROWEST: Final = 40
+"""Columns of help where the terminal does not say, and at least."""
+
+
+class Formatter(Protocol):
+    """How argparse lays help out."""
+
+    def __call__(self, *, prog: str) -> argparse.HelpFormatter: ...
+
 
 class Command(Protocol):
     """What a subcommand's module offers."""
@@ -54,38 +69,56 @@ def _overview() -> argparse.ArgumentParser:
         usage="sealpod COMMAND [OPTIONS]",
         description="Run containers the machine's owner cannot read (AMD SEV, or a software model of it).",
         epilog=f"commands:\n{listing}\n\n{EPILOG}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_formatter(),
     )
 
 
 def _load(name: str) -> Command | None:
-    for command, module, _ in COMMANDS:
-        if command == name:
-            return cast("Command", importlib.import_module(module))
-    return None
+    modules = {command: module for command, module, _ in COMMANDS}
+    modules |= {" ".join(words): module for words, module in VERBS.items()}
+    return cast("Command", importlib.import_module(modules[name])) if name in modules else None
 
 
 def dispatch(argv: list[str]) -> int:
     """Run the command named by ``argv``; errors of :mod:`sealpod.errors` pass through."""
-    overview = _overview()
     if not argv or argv[0] in ("-h", "--help"):
-        overview.print_help()
+        _overview().print_help()
         return 0 if argv else 2
     if argv[0] == "--version":
         from importlib.metadata import version
 
         print(f"sealpod {version('sealpod')}")
         return 0
-    command = _load(argv[0])
+    name, arguments = _split(argv)
+    command = _load(name)
     if command is None:
-        overview.error(f"unknown command {argv[0]!r} (see `sealpod --help`)")
+        _overview().error(f"unknown command {name!r} (see `sealpod --help`)")
     parser = argparse.ArgumentParser(
-        prog=f"sealpod {argv[0]}",
-        description=command.HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog=f"sealpod {name}", description=command.HELP, formatter_class=_formatter()
     )
     command.add_arguments(parser)
-    return command.run(parser.parse_args(argv[1:]))
+    adapt = getattr(command, "adapt", None)
+    return command.run(parser.parse_args(arguments if adapt is None else adapt(parser, arguments)))
+
+
+def _split(argv: list[str]) -> tuple[str, list[str]]:
+    """The command, its verb included where that has a module of its own, and the arguments."""
+    if tuple(argv[:2]) in VERBS:
+        return " ".join(argv[:2]), argv[2:]
+    return argv[0], argv[1:]
+
+
+def _formatter() -> Formatter:
+    """As wide as the terminal. argparse would ask by a module that takes long to import."""
+    try:
+        columns = int(os.environ.get("COLUMNS") or os.get_terminal_size(1).columns)
+    except (ValueError, OSError):
+        columns = _COLUMNS
+
+    def formatter(prog: str) -> argparse.HelpFormatter:
+        return argparse.RawDescriptionHelpFormatter(prog, width=max(columns - 2, _NARROWEST))
+
+    return formatter
 
 
 def _report(error: SealpodError) -> int:

@@ -1,149 +1,136 @@
 # SPDX-License-Identifier: Apache-2.0
 """``sealpod measure``: the launch digest of a guest, from its files.
 
-Options, text output and exit status follow sev-snp-measure 0.0.13, so that scripts written for it work; the
-JSON output and the comparison are sealpod's own. Only mode ``sev`` is there; the options of other modes are
-known so that asking for one gets a clear answer.
+Options, text output, exit status and error texts follow sev-snp-measure 0.0.13, so that scripts written for
+it work, with abbreviated options too; vCPU ranges, hashes in the place of files, the JSON output and the
+comparison are sealpod's own. :mod:`sealpod.cli.measure_options` declares the options.
+
+Imports are late here: the command starts and ends as fast as the tool it replaces.
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
-import json
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from sealpod.errors import AccessError, NotFoundError, OperationError, UsageError, VerificationError
+from sealpod.cli.measure_options import adapt, add_arguments
+from sealpod.errors import UsageError, VerificationError
 
 if TYPE_CHECKING:
+    from sealpod.cli.measure_input import Inputs
     from sealpod.measure.components import Components
-    from sealpod.measure.explain import Difference
+    from sealpod.measure.launch import Launch, Vcpus
+
+__all__ = ["HELP", "adapt", "add_arguments", "run"]
 
 HELP: Final = "Calculate the launch digest of a guest"
-
-EPILOG: Final = """\
-The digest is what the SEV firmware measures at launch; a key broker's policy compares it with the one the
-firmware reports. Write a reference once, and let it name the part that differs later:
-
-  sealpod measure --mode sev --ovmf OVMF.fd --kernel K --initrd I --append 'quiet' -o json > reference.json
-  sealpod measure --mode sev --ovmf OVMF.fd --kernel K --initrd I --append 'quiet' --explain reference.json
-
-Exit status: 0 done; 1 failed; 2 wrong usage; 3 a part differs from the reference; 4 a file is missing.
-"""
-
-_MODES: Final = ("sev", "seves", "snp", "snp:ovmf-hash", "snp:svsm")
 _DIFFERS: Final = VerificationError.exit_status
-
-# Options of the other modes. In mode sev the tool takes these and does nothing with them.
-_IGNORED: Final = (
-    "--vcpus",
-    "--vcpu-type",
-    "--vcpu-sig",
-    "--vcpu-family",
-    "--vcpu-model",
-    "--vcpu-stepping",
-    "--vmm-type",
-    "--guest-features",
-    "--svsm",
-    "--vars-size",
-    "--vars-file",
-)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    parser.epilog = EPILOG
-    parser.add_argument("--mode", choices=_MODES, required=True, help="guest mode (this version: sev)")
-    parser.add_argument("--ovmf", metavar="PATH", required=True, help="firmware image")
-    parser.add_argument("--kernel", metavar="PATH", help="kernel file")
-    parser.add_argument("--initrd", metavar="PATH", help="initrd file (with --kernel)")
-    parser.add_argument("--append", metavar="CMDLINE", help="kernel command line (with --kernel)")
-    parser.add_argument(
-        "--output-format", choices=("hex", "base64"), default="hex", help="how the digest is printed"
-    )
-    parser.add_argument(
-        "-o", "--output", choices=("text", "json"), default="text", help="json also names every measured part"
-    )
-    parser.add_argument(
-        "--explain", metavar="REFERENCE.json", help="say which parts differ from those of a JSON output"
-    )
-    parser.add_argument("-v", "--verbose", action="store_true", help="say what the digest is")
-    for option in _IGNORED:
-        parser.add_argument(option, help=argparse.SUPPRESS)
-    parser.add_argument("--snp-ovmf-hash", help=argparse.SUPPRESS)
-    parser.add_argument("--dump-vmsa", action="store_true", help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure, then print or compare. Returns the exit status."""
-    _check_usage(args)
-    from sealpod.measure.components import Components
+    if args.mode == "snp:ovmf-hash":
+        return _ovmf_hash(args)
+    from sealpod.cli.measure_input import Inputs, vcpus_of
 
-    actual = Components.of(
-        _read(args.ovmf),
-        None if args.kernel is None else _read(args.kernel),
-        None if args.initrd is None else _read(args.initrd),
-        args.append,
-    )
-    if args.explain is not None:
-        return _explain(args, actual)
-    if args.output == "json":
-        print(actual.to_json())
+    _check_kernel(args)
+    vcpus = vcpus_of(args)
+    inputs = Inputs(args)
+    _check_mode(args, inputs)
+    launch = _measure(args, inputs, vcpus)
+    if args.dump_vmsa:
+        from sealpod.cli.measure_output import dump
+
+        dump(launch.pages)
+    if args.explain is None and args.output == "text":
+        from sealpod.cli.measure_output import print_digests
+
+        print_digests(launch, args.output_format, args.verbose)
         return 0
-    digest = actual.digest
-    if args.output_format == "base64":
-        digest = base64.b64encode(bytes.fromhex(digest)).decode()
-    print(f"Calculated SEV guest measurement: {digest}" if args.verbose else digest)
+    return _report(args, inputs, launch, vcpus)
+
+
+def _measure(args: argparse.Namespace, inputs: Inputs, vcpus: Vcpus) -> Launch:
+    from sealpod.measure import launch
+
+    if args.mode == launch.SNP_SVSM:
+        return launch.measure_svsm(inputs.firmware(), inputs.svsm, inputs.vars_size(), vcpus)
+    if args.mode == launch.SNP:
+        return launch.measure_snp(inputs.firmware(), inputs.table(), vcpus)
+    if args.mode == launch.SEV_ES:
+        return launch.measure_seves(inputs.firmware(), inputs.table(), vcpus)
+    return launch.measure_sev(inputs.firmware(), inputs.table())
+
+
+def _ovmf_hash(args: argparse.Namespace) -> int:
+    from sealpod.cli.measure_input import Inputs
+
+    if args.explain is not None:
+        raise UsageError("--explain needs the mode of a guest", code="measure.mode")
+    firmware = Inputs(args).firmware()
+    digest = firmware.snp_hash()
+    if args.output == "json":
+        from sealpod.cli.measure_output import print_json
+        from sealpod.measure.document import ovmf_hash_document
+
+        print_json(ovmf_hash_document(firmware.ovmf, digest))
+    else:
+        print(digest.hex())
     return 0
 
 
-def _check_usage(args: argparse.Namespace) -> None:
-    if args.mode != "sev":
-        raise UsageError(
-            f"mode {args.mode} is not available in this version",
-            code="measure.mode",
-            remedy="only --mode sev is; SEV-ES and SEV-SNP guests cannot be measured yet",
-        )
-    for option, value in (("--initrd", args.initrd), ("--append", args.append)):
-        if value and args.kernel is None:
+def _check_kernel(args: argparse.Namespace) -> None:
+    kernel = args.kernel if args.kernel_hash is None else args.kernel_hash
+    given = {
+        "--initrd": args.initrd,
+        "--initrd-hash": args.initrd_hash,
+        "--append": args.append,
+        "--append-hash": args.append_hash,
+    }
+    for option, value in given.items():
+        if value and kernel is None:
             raise UsageError(f"--kernel required when using {option}", code="measure.kernel")
-    if args.dump_vmsa or args.snp_ovmf_hash:
-        option = "--dump-vmsa" if args.dump_vmsa else "--snp-ovmf-hash"
-        raise UsageError(f"{option} is not available in mode sev", code="measure.mode")
 
 
-def _explain(args: argparse.Namespace, actual: Components) -> int:
+def _check_mode(args: argparse.Namespace, inputs: Inputs) -> None:
+    """What an option and a mode have to do with each other."""
+    if args.mode == "snp:svsm":
+        inputs.vars_size()
+        if not args.svsm:
+            raise UsageError("snp:svsm mode requires --svsm", code="measure.svsm")
+    if args.dump_vmsa and args.mode == "sev":
+        # The tool's spelling; scripts may look for it.
+        raise UsageError("--dump-vmsa is not availibe in the selected mode", code="measure.mode")
+    if args.snp_ovmf_hash and args.mode != "snp":
+        raise UsageError("SNP OVMF hash only works with SNP", code="measure.mode")
+
+
+def _report(args: argparse.Namespace, inputs: Inputs, launch: Launch, vcpus: Vcpus) -> int:
+    """The digest with all its parts, as JSON or against a reference."""
+    from sealpod.cli.measure_output import print_json
     from sealpod.measure.components import Components
+
+    components = Components.of_launch(
+        launch, inputs.cmdline(), vcpus, args.policy, inputs.svsm_hash(), inputs.measured_vars
+    )
+    if args.explain is not None:
+        return _explain(args, components)
+    from sealpod.measure.document import document
+
+    print_json(document(launch, inputs.firmware().ovmf, components))
+    return 0
+
+
+def _explain(args: argparse.Namespace, found: tuple[Components, ...]) -> int:
+    from sealpod.cli.measure_input import read_text
+    from sealpod.cli.measure_output import print_differences
     from sealpod.measure.explain import explain
+    from sealpod.measure.reading import read_all
 
-    differences = explain(Components.from_json(_read(args.explain)), actual)
-    if args.output == "json":
-        record = {
-            "schemaVersion": 1,
-            "digest": actual.digest,
-            "differences": [{"part": found.part, "detail": found.detail} for found in differences],
-        }
-        print(json.dumps(record, indent=2))
-    else:
-        _print_differences(differences)
+    if len(found) != 1:
+        raise UsageError("--explain compares one number of vCPUs", code="measure.vcpus")
+    references = read_all(read_text(args.explain))
+    alike = [each for each in references if each.vcpus == found[0].vcpus]
+    differences = explain((alike or references)[0], found[0])
+    print_differences(differences, found[0].digest, args.output)
     return _DIFFERS if differences else 0
-
-
-def _print_differences(differences: Sequence[Difference]) -> None:
-    for difference in differences:
-        print(difference)
-    if not differences:
-        print("no part differs from the reference")
-
-
-def _read(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except FileNotFoundError:
-        raise NotFoundError(f"no such file: {path}", code="file.missing") from None
-    except PermissionError:
-        raise AccessError(f"no permission to read {path}", code="file.permission") from None
-    except OSError as error:
-        raise OperationError(f"cannot read {path}: {error.strerror}", code="file.unreadable") from None

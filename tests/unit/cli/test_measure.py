@@ -71,19 +71,14 @@ def test_options_of_other_modes_are_taken_and_do_nothing(
     assert capsys.readouterr().out == DIGEST + "\n"
 
 
-@pytest.mark.parametrize("mode", ["seves", "snp", "snp:ovmf-hash", "snp:svsm"])
-def test_other_modes_are_not_there_yet(mode: str, ovmf: str) -> None:
-    with pytest.raises(UsageError, match=f"mode {mode} is not available in this version"):
-        run("--mode", mode, "--ovmf", ovmf, "--vcpus", "2")
-
-
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
         (["--initrd", "x"], "--kernel required when using --initrd"),
         (["--append", "x"], "--kernel required when using --append"),
-        (["--dump-vmsa"], "--dump-vmsa is not available in mode sev"),
-        (["--snp-ovmf-hash", "00"], "--snp-ovmf-hash is not available in mode sev"),
+        (["--dump-vmsa"], "--dump-vmsa is not availibe in the selected mode"),
+        (["--snp-ovmf-hash", "00"], "SNP OVMF hash only works with SNP"),
+        (["--vmm-type", "EC2"], "unknown VMM type 'EC2'"),
     ],
 )
 def test_wrong_usage(arguments: list[str], text: str, ovmf: str) -> None:

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ``sealpod measure`` measures: files, hashes in their place, or standard input."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BufferedReader
+from typing import Final
+
+from sealpod.errors import AccessError, DecodeError, NotFoundError, OperationError, UsageError
+from sealpod.measure.firmware import Firmware
+from sealpod.measure.hashes import HashesTable, cmdline_hash
+from sealpod.measure.launch import SEV, SEV_ES, SNP_SVSM, Vcpus
+from sealpod.measure.vcpu import SIGNATURES, signature
+from sealpod.measure.vmsa import Fpu, Vmm
+
+MAX_FIRMWARE_SIZE: Final = 256 << 20
+"""Bytes that are read of a firmware image; OVMF's have 2 to 16 MiB."""
+MAX_RECORD_SIZE: Final = 1 << 20
+"""Bytes that are read of a record; longer ones are refused where they are parsed."""
+STDIN: Final = "-"
+
+
+class Inputs:
+    """The inputs of one call. Each is read once, and when it is asked for."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        """Looks at nothing yet.
+
+        :raise UsageError: standard input is named twice.
+        """
+        self._args = args
+        self._firmware: Firmware | None = None
+        self._svsm: bytes | None = None
+        self.measured_vars: int | None = None
+        """Bytes of the variables, once they were asked for."""
+        names = (args.ovmf, args.ovmf_metadata, args.kernel, args.initrd, args.svsm)
+        if names.count(STDIN) > 1:
+            raise UsageError("standard input can be one file only", code="measure.stdin")
+
+    def firmware(self) -> Firmware:
+        """The firmware image, or what is known of it."""
+        if self._firmware is None:
+            self._firmware = self._read_firmware()
+        return self._firmware
+
+    def _read_firmware(self) -> Firmware:
+        args = self._args
+        known = _ovmf_hash(args.snp_ovmf_hash) if args.snp_ovmf_hash else None
+        if args.ovmf_metadata is None:
+            return Firmware.of(_read(args.ovmf, MAX_FIRMWARE_SIZE), known)
+        from sealpod.measure.document import metadata
+
+        ovmf, recorded = metadata(read_text(args.ovmf_metadata))
+        found = known or recorded
+        if found is None:
+            raise UsageError(
+                "the metadata has no SEV-SNP hash of the firmware",
+                code="measure.firmware",
+                remedy="write it with --mode snp:ovmf-hash -o json, or give --snp-ovmf-hash",
+            )
+        return Firmware.known(ovmf, found)
+
+    def table(self) -> Callable[[], HashesTable] | None:
+        """The hashes table, calculated when it is asked for; None when no kernel is measured."""
+        args = self._args
+        if not args.kernel and args.kernel_hash is None:
+            return None
+        return lambda: HashesTable(
+            kernel=_hash("kernel", args.kernel, args.kernel_hash),
+            initrd=_hash("initrd", args.initrd, args.initrd_hash),
+            cmdline=_given("append", args.append_hash)
+            if args.append_hash is not None
+            else cmdline_hash(args.append or ""),
+        )
+
+    def cmdline(self) -> str | None:
+        """The command line, or None when only its hash was given."""
+        return (self._args.append or "") if self._args.append_hash is None else None
+
+    def svsm(self) -> bytes:
+        """The SVSM image."""
+        if self._svsm is None:
+            self._svsm = _read(self._args.svsm, MAX_FIRMWARE_SIZE)
+        return self._svsm
+
+    def svsm_hash(self) -> bytes | None:
+        """SHA-256 of the SVSM image that was measured."""
+        return None if self._svsm is None else hashlib.sha256(self._svsm).digest()
+
+    def vars_size(self) -> int:
+        """Bytes of the variables between SVSM and firmware."""
+        args = self._args
+        if args.vars_file:
+            with _reported(args.vars_file):
+                self.measured_vars = os.stat(args.vars_file).st_size
+        elif args.vars_size and args.vars_size > 0:
+            self.measured_vars = int(args.vars_size)
+        else:
+            raise UsageError("snp:svsm mode requires --vars-size or --vars-file", code="measure.svsm")
+        return self.measured_vars or 0
+
+
+def vcpus_of(args: argparse.Namespace) -> Vcpus:
+    """What the vCPU options come to.
+
+    :raise UsageError: something the mode needs is missing.
+    """
+    if args.mode != SEV and args.vcpus is None:
+        raise UsageError(f"missing --vcpus N in guest mode '{args.mode}'", code="measure.vcpus")
+    vmm = _vmm(args.vmm_type)
+    if args.mode == SEV:
+        return Vcpus()
+    fpu = args.vmsa_fpu or ("legacy" if args.mode == SEV_ES else "init2")
+    return Vcpus(args.vcpus, _signature(args, vmm), vmm, _features(args), Fpu(fpu))
+
+
+def _vmm(name: str) -> Vmm:
+    try:
+        return Vmm(name)
+    except ValueError:
+        raise UsageError(
+            f"unknown VMM type '{name}'", code="measure.vmm", remedy="use QEMU, ec2, gce or krun"
+        ) from None
+
+
+def _features(args: argparse.Namespace) -> int:
+    if args.sev_features is None:
+        return 0 if args.mode == SEV_ES else int(args.guest_features)
+    if args.mode == SNP_SVSM:
+        raise UsageError("the features of mode snp:svsm are fixed", code="measure.features")
+    return int(args.sev_features)
+
+
+def _signature(args: argparse.Namespace, vmm: Vmm) -> int:
+    """Family, model and stepping before a signature before a type, as the tool has it."""
+    if args.vcpu_family is not None:
+        parts = (args.vcpu_family, args.vcpu_model, args.vcpu_stepping)
+        if None in parts or min(parts) < 0:
+            raise UsageError(
+                "--vcpu-family needs --vcpu-model and --vcpu-stepping, numbers of 0 or more",
+                code="measure.vcpu",
+            )
+        return signature(*parts)
+    if args.vcpu_sig is not None:
+        return int(args.vcpu_sig)
+    if args.vcpu_type is not None:
+        return SIGNATURES[args.vcpu_type]
+    if vmm is Vmm.QEMU:
+        raise UsageError(
+            f"missing --vcpu-type or --vcpu-sig or --vcpu-family in guest mode '{args.mode}'",
+            code="measure.vcpu",
+        )
+    return 0
+
+
+def read_text(path: str) -> bytes:
+    """A record."""
+    return _read(path, MAX_RECORD_SIZE, whole=False)
+
+
+def _hash(what: str, path: str | None, given: str | None) -> bytes:
+    """SHA-256 of a file, piece by piece, or the one that was given; of nothing without either."""
+    if given is not None:
+        return _given(what, given)
+    if not path:
+        return hashlib.sha256().digest()
+    with _open(path) as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _given(what: str, text: str) -> bytes:
+    return _digest(f"--{what}-hash", text, 32)
+
+
+def _ovmf_hash(text: str) -> bytes:
+    return _digest("--snp-ovmf-hash", text, 48)
+
+
+def _digest(option: str, text: str, size: int) -> bytes:
+    try:
+        value = bytes.fromhex(text)
+    except ValueError:
+        value = b""
+    if len(value) != size:
+        raise UsageError(f"{option} takes {2 * size} hex digits", code="measure.hash-length")
+    return value
+
+
+def _read(path: str, limit: int, whole: bool = True) -> bytes:
+    """A file's bytes; one byte more than ``limit`` tells a reader that it is too long."""
+    with _open(path) as file:
+        data = file.read(limit + 1)
+    if whole and len(data) > limit:
+        raise DecodeError(f"{path} has more than {limit} bytes", code="ovmf.size")
+    return data
+
+
+@contextmanager
+def _open(path: str) -> Iterator[BufferedReader]:
+    stdin = path == STDIN
+    with _reported(path), open(0 if stdin else path, "rb", closefd=not stdin) as file:
+        yield file
+
+
+@contextmanager
+def _reported(path: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise NotFoundError(f"no such file: {path}", code="file.missing") from None
+    except PermissionError:
+        raise AccessError(f"no permission to read {path}", code="file.permission") from None
+    except OSError as error:
+        raise OperationError(f"cannot read {path}: {error.strerror}", code="file.unreadable") from None

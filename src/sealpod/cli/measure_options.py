@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The options of ``sealpod measure``: sev-snp-measure's as it has them, and our own.
+
+What the tool's options take, and what is said of values they do not take, is the tool's. So is what their
+abbreviations mean: an option of ours does not make one ambiguous.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any, Final, NoReturn
+
+from sealpod.measure.vcpu import SIGNATURES
+
+EPILOG: Final = """\
+The digest is what the SEV firmware measures at launch; a key broker's policy compares it with the one the
+firmware reports. With SEV-SNP it is the attestation report's MEASUREMENT. Write a reference once, and let it
+name the part that differs later:
+
+  sealpod measure --mode sev --ovmf OVMF.fd --kernel K --initrd I --append 'quiet' -o json > reference.json
+  sealpod measure --mode sev --ovmf OVMF.fd --kernel K --initrd I --append 'quiet' --explain reference.json
+
+Digests for all sizes of a guest, from one pass over the firmware:
+
+  sealpod measure --mode snp --vcpus 1-8 --vcpu-type EPYC-v4 --ovmf OVMF.fd --kernel K --append 'quiet'
+
+Without the firmware image, from what was once written of it:
+
+  sealpod measure --mode snp:ovmf-hash --ovmf OVMF.fd -o json > firmware.json
+  sealpod measure --mode snp --vcpus 2 --vcpu-type EPYC-v4 --ovmf-metadata firmware.json
+
+`sealpod measure id-block --help` has the ID block of SEV-SNP guests.
+
+Exit status: 0 done; 1 failed; 2 wrong usage; 3 a part differs from the reference; 4 a file is missing.
+"""
+
+FPU_HELP: Final = """\
+FPU registers in the VMSAs of QEMU's guests. Modes seves and snp measure them: zero (legacy) or their reset
+values (init2), by the call that made the VM. In mode seves the default is legacy, since QEMU's sev-guest
+makes VMs by KVM_SEV_ES_INIT unless told legacy-vm-type=off; sev-snp-measure from 0.0.10 on writes init2
+there. In mode snp it is init2: SEV-SNP guests of Linux 6.11 and later are made in no other way."""
+
+MODES: Final = ("sev", "seves", "snp", "snp:ovmf-hash", "snp:svsm")
+FORMATS: Final = ("hex", "base64")
+_TOOLS_OPTIONS: Final = (
+    "--help",
+    "--version",
+    "--verbose",
+    "--mode",
+    "--vcpus",
+    "--vcpu-type",
+    "--vcpu-sig",
+    "--vcpu-family",
+    "--vcpu-model",
+    "--vcpu-stepping",
+    "--vmm-type",
+    "--ovmf",
+    "--kernel",
+    "--initrd",
+    "--append",
+    "--guest-features",
+    "--output-format",
+    "--snp-ovmf-hash",
+    "--dump-vmsa",
+    "--svsm",
+    "--vars-size",
+    "--vars-file",
+)
+_MAX_VCPUS: Final = 1 << 16
+"""Per digest; no hypervisor has so many. A digest hashes a page for each."""
+
+
+def adapt(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[str]:
+    """The arguments with abbreviations of the tool's options written out, as the tool takes them."""
+    adapted = list(argv)
+    for at, argument in enumerate(argv):
+        if argument == "--":
+            break
+        name, equals, value = argument.partition("=")
+        if not name.startswith("--") or name in _TOOLS_OPTIONS:
+            continue
+        # --output is an option of ours and an abbreviation of the tool's; their values tell which is meant.
+        if name == "--output" and (value if equals else "".join(argv[at + 1 : at + 2])) not in FORMATS:
+            continue
+        meant = [option for option in _TOOLS_OPTIONS if option.startswith(name)]
+        if len(meant) > 1:
+            parser.error(f"ambiguous option: {argument} could match {', '.join(meant)}")
+        if meant:
+            adapted[at] = meant[0] + equals + value
+    return adapted
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.epilog = EPILOG
+    parser.add_argument("--version", action=_Version, nargs=0, help="show sealpod's version")
+    parser.add_argument("-v", "--verbose", action="store_true", help="say what the digest is")
+    parser.add_argument("--mode", choices=MODES, required=True, help="guest mode")
+    _vcpus(parser)
+    _files(parser)
+    _output(parser)
+    _svsm(parser)
+
+
+def _vcpus(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--vcpus", metavar="N", type=_counts, help="number of vCPUs; 1-8 or 1,2,4 for a digest of each"
+    )
+    parser.add_argument(
+        "--vcpu-type",
+        metavar="CPUTYPE",
+        choices=list(SIGNATURES),
+        help=f"QEMU's CPU model ({', '.join(SIGNATURES)})",
+    )
+    parser.add_argument("--vcpu-sig", metavar="VALUE", type=_number("auto_base_int"), help="CPUID signature")
+    for part in ("family", "model", "stepping"):
+        parser.add_argument(f"--vcpu-{part}", metavar=part.upper(), type=int, help=f"CPU {part}")
+    parser.add_argument(
+        "--vmm-type", metavar="VMMTYPE", default="QEMU", help="hypervisor (QEMU, ec2, gce, krun)"
+    )
+    parser.add_argument(
+        "--guest-features",
+        metavar="VALUE",
+        type=_number("<lambda>"),
+        default=1,
+        help="SEV_FEATURES in mode snp (default 0x1)",
+    )
+    parser.add_argument(
+        "--sev-features",
+        metavar="VALUE",
+        type=_number("number"),
+        help="SEV_FEATURES in mode seves (default 0; 0x20 where the host enables DebugSwap) or snp",
+    )
+    parser.add_argument("--vmsa-fpu", choices=("legacy", "init2"), help=FPU_HELP)
+
+
+def _files(parser: argparse.ArgumentParser) -> None:
+    ovmf = parser.add_argument("--ovmf", metavar="PATH", required=True, help="firmware image; - is stdin")
+    parser.add_argument(
+        "--ovmf-metadata",
+        metavar="JSON",
+        action=InsteadOf,
+        of=(ovmf,),
+        help="in its place in mode snp: what -o json wrote of the image",
+    )
+    for name, what in (("kernel", "kernel file"), ("initrd", "initrd file (with --kernel)")):
+        either = parser.add_mutually_exclusive_group()
+        either.add_argument(f"--{name}", metavar="PATH", help=f"{what}; - is stdin")
+        either.add_argument(f"--{name}-hash", metavar="HEX", help="its SHA-256 in its place")
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--append", metavar="CMDLINE", help="kernel command line (with --kernel)")
+    either.add_argument(
+        "--append-hash", metavar="HEX", help="SHA-256 of the line and one NUL byte in its place"
+    )
+    parser.add_argument(
+        "--snp-ovmf-hash",
+        "--ovmf-hash",
+        metavar="HASH",
+        help="what mode snp:ovmf-hash printed, in the place of the firmware's pages (mode snp)",
+    )
+
+
+def _output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output-format", choices=FORMATS, default="hex", help="how the digest is printed")
+    parser.add_argument(
+        "-o", "--output", choices=("text", "json"), default="text", help="json names every part and step"
+    )
+    parser.add_argument(
+        "--explain", metavar="REFERENCE.json", help="say which parts differ from those of a JSON output"
+    )
+    parser.add_argument(
+        "--policy",
+        metavar="VALUE",
+        type=_number("number"),
+        help="the guest's policy, for JSON output and --explain; not part of the digest",
+    )
+    parser.add_argument(
+        "--dump-vmsa", action="store_true", help="write the VMSAs to vmsa<N>.bin (not in mode sev)"
+    )
+
+
+def _svsm(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("mode snp:svsm", "SEV-SNP with Coconut SVSM; no kernel is measured")
+    group.add_argument("--svsm", metavar="PATH", help="SVSM image")
+    either = group.add_mutually_exclusive_group()
+    either.add_argument("--vars-size", metavar="SIZE", type=int, help="bytes of the OVMF_VARS file")
+    either.add_argument("--vars-file", metavar="PATH", help="the OVMF_VARS file, for its size")
+
+
+class InsteadOf(argparse.Action):
+    """An option with which others need not be given."""
+
+    def __init__(self, *args: Any, of: Sequence[argparse.Action], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._of = of
+
+    def __call__(
+        self, parser: object, namespace: argparse.Namespace, values: object, option_string: str | None = None
+    ) -> None:
+        setattr(namespace, self.dest, values)
+        for action in self._of:
+            action.required = False
+
+
+class _Version(argparse.Action):
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: object,
+        values: object,
+        option_string: str | None = None,
+    ) -> NoReturn:
+        from importlib.metadata import version
+
+        print(f"sealpod {version('sealpod')}")
+        parser.exit()
+
+
+def _number(name: str) -> Any:
+    """A number in any of Python's bases; ``name`` is what an error calls it."""
+
+    def number(text: str) -> int:
+        try:
+            return int(text, 0)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"invalid {name} value: {text!r}") from None
+
+    return number
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    """``4``, ``1-8``, ``1,2,4``: ascending, each once."""
+    try:
+        found = {count for part in text.split(",") for count in _range(part)}
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"invalid int value: {text!r}") from None
+    return tuple(sorted(found))
+
+
+def _range(text: str) -> range:
+    first, dash, last = text.strip().partition("-")
+    if not first and dash:
+        raise argparse.ArgumentTypeError(f"not a number of vCPUs: {text!r}")
+    begin = int(first)
+    end = int(last) if dash else begin
+    if end > _MAX_VCPUS:
+        raise argparse.ArgumentTypeError(f"more than {_MAX_VCPUS} vCPUs: {text!r}")
+    if begin > end:
+        raise ValueError(text)
+    return range(begin, end + 1)
