@@ -11,15 +11,22 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
-from uuid import UUID
 
-from sealpod.errors import DecodeError, NotFoundError, SealpodError, UsageError
+from sealpod.errors import DecodeError, NotFoundError, RefusedError, SealpodError, UsageError
 from sealpod.kbs.core.encoding import decode_base64, encode_base64
 from sealpod.kbs.core.evidence import Evidence
-from sealpod.kbs.core.online import CONNECTION_KEY_SIZE
+from sealpod.kbs.core.online import CONNECTION_KEY_SIZE, connection_id, encode_map
 from sealpod.kbs.core.policy import Rule
-from sealpod.kbs.core.ports import BrokerStore
-from sealpod.kbs.core.records import Connection, StoredKeyset, StoredSecret
+from sealpod.kbs.core.ports import BrokerStore, ResourceFiles
+from sealpod.kbs.core.records import (
+    Connection,
+    Platform,
+    StoredKeyset,
+    StoredReportKey,
+    StoredResource,
+    StoredSecret,
+)
+from sealpod.kbs.core.report import Freshness, report_text, signed_report
 from sealpod.kbs.core.request import SecretKind, SecretRequest
 from sealpod.secret import SecretBytes
 
@@ -27,6 +34,18 @@ MAX_SECRET: Final = 1 << 20
 """Bytes of one decoded secret. The tables' column takes 768; other databases may have wider ones."""
 NO_ROWS: Final = "no rows returned by a query that expected to return at least one row"
 """simple-kbs' words (its SQL library's) for an id that is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """The launch that asks, and what answering it takes: time, random bytes, the files of resources."""
+
+    evidence: Evidence
+    platform: Platform | None
+    now: float
+    report_ttl: float
+    rng: Callable[[int], bytes]
+    files: ResourceFiles
 
 
 class Material(Protocol):
@@ -40,13 +59,15 @@ class Material(Protocol):
     def connections(self) -> tuple[Connection, ...]:
         """Connections to keep when the payload goes out."""
 
+    @property
+    def released(self) -> tuple[str, ...]:
+        """``type:id`` of everything in the payload, for the records."""
+
     def payload(self) -> SecretBytes:
         """:raise SealpodError: it cannot be answered."""
 
 
-def gather(
-    store: BrokerStore, request: SecretRequest, evidence: Evidence, rng: Callable[[int], bytes]
-) -> Material:
+def gather(store: BrokerStore, request: SecretRequest, asker: Asker) -> Material:
     """Look up what a request needs.
 
     :raise SealpodError: a policy or record that cannot be read: no release.
@@ -57,7 +78,11 @@ def gather(
         keyset = store.find_keyset(request.id)
         members = () if keyset is None else tuple(dict.fromkeys(keyset.members))
         return BundleMaterial(request.id, keyset, tuple((name, store.find_secret(name)) for name in members))
-    return ConnectionMaterial(new_connection(evidence, rng))
+    if request.kind is SecretKind.REPORT:
+        return ReportMaterial(request, store.find_report_key(request.id), asker)
+    if request.kind is SecretKind.RESOURCE:
+        return ResourceMaterial(request, store.find_resource(request.id), asker.files)
+    return ConnectionMaterial(new_connection(asker))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +96,10 @@ class KeyMaterial:
     @property
     def rules(self) -> tuple[Rule, ...]:
         return _rules(self.secret)
+
+    @property
+    def released(self) -> tuple[str, ...]:
+        return (f"key:{self.request.id}",)
 
     def payload(self) -> SecretBytes:
         secret = _present(self.request.id, self.secret)
@@ -102,6 +131,10 @@ class BundleMaterial:
         own = () if self.keyset is None or self.keyset.rule is None else (self.keyset.rule,)
         return own + tuple(rule for _, secret in self.secrets for rule in _rules(secret))
 
+    @property
+    def released(self) -> tuple[str, ...]:
+        return (f"bundle:{self.id}", *(f"key:{name}" for name, _ in self.secrets))
+
     def payload(self) -> SecretBytes:
         if self.keyset is None:
             raise _unknown("keyset", self.id)
@@ -125,19 +158,97 @@ class ConnectionMaterial:
     def connections(self) -> tuple[Connection, ...]:
         return (self.connection,)
 
+    @property
+    def released(self) -> tuple[str, ...]:
+        return (f"connection:{self.connection.client_id}",)
+
     def payload(self) -> SecretBytes:
         key = encode_base64(self.connection.key.reveal())
         return _json({"client_id": str(self.connection.client_id), "key": key})
 
 
-def new_connection(evidence: Evidence, rng: Callable[[int], bytes]) -> Connection:
-    """A connection for the launch ``evidence`` tells of."""
-    client_id = UUID(bytes=rng(16), version=4)
-    return Connection(client_id, SecretBytes(rng(CONNECTION_KEY_SIZE)), evidence)
+@dataclass(frozen=True, slots=True)
+class ReportMaterial:
+    """A signed statement of what the launch was; with time, for who asks by nonce or audience."""
+
+    request: SecretRequest
+    key: StoredReportKey | None
+    asker: Asker
+    connections: tuple[Connection, ...] = ()
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        return _rules(self.key)
+
+    @property
+    def released(self) -> tuple[str, ...]:
+        return (f"report:{self.request.id}",)
+
+    def payload(self) -> SecretBytes:
+        if self.key is None:
+            raise _unknown("report-key", self.request.id)
+        text = report_text(self.asker.evidence, self.asker.platform, self._freshness())
+        return signed_report(self.key, text)
+
+    def _freshness(self) -> Freshness | None:
+        if not self.request.nonce and not self.request.audience:
+            return None
+        made = int(self.asker.now)
+        ends = made + int(self.asker.report_ttl)
+        return Freshness(self.request.nonce, self.request.audience, made, ends)
 
 
-def _rules(secret: StoredSecret | None) -> tuple[Rule, ...]:
-    return () if secret is None or secret.rule is None else (secret.rule,)
+@dataclass(frozen=True, slots=True)
+class ResourceMaterial:
+    """A file, raw (``binary``) or as simple-kbs' ``json``: a bincode map from the type to its base64."""
+
+    request: SecretRequest
+    resource: StoredResource | None
+    files: ResourceFiles
+    connections: tuple[Connection, ...] = ()
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        return _rules(self.resource)
+
+    @property
+    def released(self) -> tuple[str, ...]:
+        return (f"resource:{self.request.id}",)
+
+    def payload(self) -> SecretBytes:
+        if self.resource is None:
+            raise _unknown("resource", self.request.id)
+        if self.request.format not in ("binary", "json"):
+            raise UsageError(
+                "Unknown Secret Format", code="request.unknown-format", remedy="Ask for binary or json"
+            )
+        content = self.files.read(self.resource.path)
+        if self.request.format == "binary":
+            return content
+        return SecretBytes(encode_map([(self.request.id, encode_base64(content.reveal()).encode())]))
+
+
+class NoFiles:
+    """A broker without a directory of resources."""
+
+    def read(self, path: str) -> SecretBytes:
+        """:raise RefusedError: always."""
+        raise RefusedError(
+            "No such file or directory",
+            code="resource.file",
+            remedy="The broker's owner names the directory of its resources (--resources)",
+        )
+
+
+def new_connection(asker: Asker) -> Connection:
+    """A connection for the launch that asks."""
+    client_id = connection_id(asker.rng(16))
+    key = SecretBytes(asker.rng(CONNECTION_KEY_SIZE))
+    return Connection(client_id, key, asker.evidence, asker.platform, asker.now)
+
+
+def _rules(found: StoredSecret | StoredReportKey | StoredResource | None) -> tuple[Rule, ...]:
+    return () if found is None or found.rule is None else (found.rule,)
 
 
 def _present(name: str, secret: StoredSecret | None) -> StoredSecret:

@@ -10,6 +10,9 @@ Plaintext, as Rust's bincode 1 writes a map from text to bytes, all numbers litt
 
 AES-256-GCM, 12-byte nonce, no associated data, tag appended. The guest knows its reply by finding the
 fresh GUID it sent.
+
+One more entry binds the reply to its request (:mod:`sealpod.wire.binding`); simple-kbs' clients do not look
+at it.
 """
 
 from __future__ import annotations
@@ -17,10 +20,12 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from typing import Final
+from uuid import UUID
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from sealpod.secret import SecretBytes
+from sealpod.wire.binding import BINDING_VERSION
 
 IV_SIZE: Final = 12
 """Bytes of the nonce."""
@@ -28,6 +33,13 @@ CONNECTION_KEY_SIZE: Final = 32
 """Bytes of a connection's key; AES-256."""
 
 _LENGTH = struct.Struct("<Q")
+
+
+def connection_id(random: bytes) -> UUID:
+    """A fresh client id, from 16 random bytes of which 122 bits stay. Its version announces the binding."""
+    value = int.from_bytes(random, "big")
+    value = value & ~(0xF << 76) | BINDING_VERSION << 76
+    return UUID(int=value & ~(0x3 << 62) | 0x2 << 62)
 
 
 def encode_map(entries: Sequence[tuple[str, bytes]]) -> bytes:

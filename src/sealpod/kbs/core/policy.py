@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from sealpod.errors import DecodeError, RefusedError
@@ -22,12 +22,16 @@ MAX_COLUMN: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One policy. An empty tuple allows any value; ``min_api`` is (major, minor)."""
+    """One policy. An empty tuple allows any value; ``min_api`` is (major, minor).
+
+    ``name`` is what the records call it; two policies that say the same are equal whatever their names.
+    """
 
     allowed_digests: tuple[str, ...] = ()
     allowed_policies: tuple[int, ...] = ()
     min_api: tuple[int, int] = (0, 0)
     allowed_build_ids: tuple[int, ...] = ()
+    name: str = field(default="", compare=False)
 
     @classmethod
     def from_columns(
@@ -78,33 +82,61 @@ ALLOW_ALL: Final = Rule()
 """simple-kbs' shipped default policy."""
 
 
-def check(rule: Rule, evidence: Evidence) -> None:
-    """Say yes by returning.
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """A rule of a policy that does not hold: which, what it allows, and what was found instead."""
+
+    policy: str
+    rule: str
+    text: str
+    allowed: tuple[object, ...]
+    actual: object
+
+    def error(self) -> RefusedError:
+        """The refusal, in simple-kbs' words."""
+        return RefusedError(self.text, code=f"policy.{self.rule}", remedy=_REMEDIES[self.rule])
+
+
+def first_mismatch(rule: Rule, evidence: Evidence) -> Mismatch | None:
+    """The first of these that does not hold, or None:
 
     1. the launch digest is among the allowed ones
     2. the SEV policy word is among the allowed ones
     3. the firmware's API major is not below the minimum
     4. if it equals the minimum, neither is the minor
     5. the build is among the allowed ones
-
-    :raise RefusedError: the first of these that does not hold.
     """
+
+    def mismatch(name: str, text: str, allowed: tuple[object, ...], actual: object) -> Mismatch:
+        return Mismatch(rule.name, name, text, allowed, actual)
+
+    major, minor = rule.min_api
     # (1)
     if rule.allowed_digests and evidence.digest not in rule.allowed_digests:
-        raise _refused("fw digest not valid", "digest", _DIGEST_REMEDY)
+        return mismatch("digest", "fw digest not valid", rule.allowed_digests, evidence.digest)
     # (2)
     if rule.allowed_policies and evidence.policy not in rule.allowed_policies:
-        raise _refused("policy not valid", "sev-policy", _POLICY_REMEDY)
+        return mismatch("sev-policy", "policy not valid", rule.allowed_policies, evidence.policy)
     # (3)
-    min_major, min_minor = rule.min_api
-    if evidence.api_major < min_major:
-        raise _refused("fw api major not valid", "api-major", _FIRMWARE_REMEDY)
+    if evidence.api_major < major:
+        return mismatch("api-major", "fw api major not valid", (major,), evidence.api_major)
     # (4) A larger major makes the minor meaningless.
-    if evidence.api_major == min_major and evidence.api_minor < min_minor:
-        raise _refused("fw api minor not valid", "api-minor", _FIRMWARE_REMEDY)
+    if evidence.api_major == major and evidence.api_minor < minor:
+        return mismatch("api-minor", "fw api minor not valid", (minor,), evidence.api_minor)
     # (5)
     if rule.allowed_build_ids and evidence.build_id not in rule.allowed_build_ids:
-        raise _refused("build id not valid", "build-id", _FIRMWARE_REMEDY)
+        return mismatch("build-id", "build id not valid", rule.allowed_build_ids, evidence.build_id)
+    return None
+
+
+def check(rule: Rule, evidence: Evidence) -> None:
+    """Say yes by returning.
+
+    :raise RefusedError: :func:`first_mismatch` found one.
+    """
+    found = first_mismatch(rule, evidence)
+    if found is not None:
+        raise found.error()
 
 
 def check_all(rules: Iterable[Rule], evidence: Evidence) -> None:
@@ -122,10 +154,13 @@ _DIGEST_REMEDY: Final = (
 )
 _POLICY_REMEDY: Final = "Launch with an SEV policy the key owner allows"
 _FIRMWARE_REMEDY: Final = "Use a platform whose SEV firmware the key owner's policy allows"
-
-
-def _refused(text: str, reason: str, remedy: str) -> RefusedError:
-    return RefusedError(text, code=f"policy.{reason}", remedy=remedy)
+_REMEDIES: Final = {
+    "digest": _DIGEST_REMEDY,
+    "sev-policy": _POLICY_REMEDY,
+    "api-major": _FIRMWARE_REMEDY,
+    "api-minor": _FIRMWARE_REMEDY,
+    "build-id": _FIRMWARE_REMEDY,
+}
 
 
 def _malformed(message: str) -> DecodeError:

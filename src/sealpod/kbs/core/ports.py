@@ -3,12 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 from uuid import UUID
 
-from sealpod.kbs.core.audit import Decision
-from sealpod.kbs.core.records import Connection, Launch, StoredKeyset, StoredSecret
+from sealpod.kbs.core.audit import Decision, Entry
+from sealpod.kbs.core.limits import Limits
+from sealpod.kbs.core.records import (
+    Change,
+    Connection,
+    Launch,
+    StoredKeyset,
+    StoredReportKey,
+    StoredResource,
+    StoredSecret,
+)
 from sealpod.secret import SecretBytes
 
 
@@ -24,23 +32,37 @@ class BrokerStore(Protocol):
     def find_keyset(self, keyset_id: str) -> StoredKeyset | None:
         """:raise RefusedError: as :meth:`find_secret`. :raise DecodeError: its member list is unreadable."""
 
-    def add_launch(self, launch: Launch, *, limit: int) -> None:
-        """Keep a launch; drop those whose time is over at ``launch.created_at``.
+    def find_report_key(self, key_id: str) -> StoredReportKey | None:
+        """:raise RefusedError: as :meth:`find_secret`."""
 
-        :raise RefusedError: ``limit`` launches are in progress already.
+    def find_resource(self, kind: str) -> StoredResource | None:
+        """The first resource of this type, with the policy of the same row.
+
+        :raise RefusedError: as :meth:`find_secret`.
         """
 
     def find_launch(self, launch_id: UUID, *, now: float) -> Launch | None:
         """A launch in progress whose time is not over."""
 
-    def consume_launch(self, launch_id: UUID, *, now: float) -> bool:
-        """Remove a launch. Of any number of callers at most one gets True, for ever."""
-
-    def add_connections(self, connections: Sequence[Connection]) -> None:
-        """Keep connections; all or none."""
-
     def find_connection(self, client_id: UUID) -> Connection | None:
         """A connection that was not withdrawn. :raise DecodeError: its row is unreadable."""
+
+    def settle(self, change: Change, *, now: float, limits: Limits) -> Entry:
+        """Write down a decision and what it changes, together or not at all, and on disk when this returns.
+
+        Of any number of callers, here and in other replicas, at most one settles a change that spends a
+        launch, for ever.
+
+        :raise NotFoundError: ``launch.unknown``: the launch to spend is not there, or its time is over.
+        :raise RefusedError: ``launch.too-many``, ``connection.too-many``, ``connection.exhausted``.
+        """
+
+
+class ResourceFiles(Protocol):
+    """The files that resources name."""
+
+    def read(self, path: str) -> SecretBytes:
+        """:raise SealpodError: it is not there, cannot be read, is too large, or lies elsewhere."""
 
 
 class Sealer(Protocol):
@@ -54,7 +76,11 @@ class Sealer(Protocol):
 
 
 class Auditor(Protocol):
-    """Takes down decisions."""
+    """Passes decisions on that are already written down: to a log, to who watches."""
 
-    def record(self, decision: Decision) -> None:
-        """Called before the reply leaves: an auditor that raises stops the release."""
+    def record(self, decision: Decision, entry: Entry | None) -> None:
+        """Called before the reply leaves: an auditor that raises stops the release.
+
+        ``entry`` is the decision's place in the chain; None when it could not be written down, which only
+        happens to a refusal.
+        """

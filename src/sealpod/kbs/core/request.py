@@ -6,9 +6,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Final, Self
 
-from sealpod.errors import DecodeError, RefusedError, UsageError
+from sealpod.errors import DecodeError, UsageError
+from sealpod.kbs.core.audit import MAX_LABEL
+from sealpod.wire.binding import BINDING_NAME
 from sealpod.wire.guid import NIL_GUID, parse_guid
 
 MAX_REQUESTS: Final = 64
@@ -17,6 +19,8 @@ MAX_ID: Final = 1024
 """Characters of an id: the width of the tables' columns."""
 MAX_GUID_TEXT: Final = 128
 """Characters of an online reply's map key; simple-kbs takes any text there, its clients send a UUID."""
+MAX_NONCE: Final = 256
+"""Characters of a report's nonce and of its audience; a SHA-512 in hex has 128, a URL rarely more."""
 
 
 class SecretKind(Enum):
@@ -28,10 +32,10 @@ class SecretKind(Enum):
     """All secrets of a keyset as one JSON object; its id is a keyset id."""
     CONNECTION = "connection"
     """A fresh client id and key for online requests; its id is ignored."""
-
-
-# Types simple-kbs has and this broker does not serve yet.
-_LATER: Final = frozenset({"report", "resource"})
+    REPORT = "report"
+    """A signed statement of what the launch was; its id is a report key's."""
+    RESOURCE = "resource"
+    """A file; its id is a resource type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,20 +46,37 @@ class RawRequest:
     format: str
     kind: str
     id: str
+    nonce: str = ""
+    audience: str = ""
+
+    def texts(self) -> tuple[str, ...]:
+        """All its texts in the order of their field numbers, as :mod:`sealpod.wire.binding` wants them."""
+        return (self.guid, self.format, self.kind, self.id, self.nonce, self.audience)
 
 
 @dataclass(frozen=True, slots=True)
 class SecretRequest:
-    """One request understood. ``guid`` is kept as sent: online replies echo it byte for byte."""
+    """One request understood. ``guid`` is kept as sent: online replies echo it byte for byte.
+
+    ``nonce`` and ``audience`` are for reports: who will read it, and the freshness that reader asked for.
+    """
 
     guid: str
     format: str
     kind: SecretKind
     id: str
+    nonce: str = ""
+    audience: str = ""
+
+    @classmethod
+    def of(cls, raw: RawRequest, kind: SecretKind) -> Self:
+        """``raw`` with its type understood."""
+        return cls(raw.guid, raw.format.lower(), kind, raw.id, raw.nonce, raw.audience)
 
     def label(self) -> str:
-        """``type:id`` for the records."""
-        return f"{self.kind.value}:{self.id}" if self.kind is not SecretKind.CONNECTION else self.kind.value
+        """``type:id`` for the records, cut to their measure."""
+        text = self.kind.value if self.kind is SecretKind.CONNECTION else f"{self.kind.value}:{self.id}"
+        return text if len(text) <= MAX_LABEL else text[: MAX_LABEL - 1] + "…"
 
 
 def parse_requests(raw: Sequence[RawRequest], *, guids_are_uuids: bool) -> tuple[SecretRequest, ...]:
@@ -64,8 +85,8 @@ def parse_requests(raw: Sequence[RawRequest], *, guids_are_uuids: bool) -> tuple
     ``guids_are_uuids`` holds for the launch secret table, where a GUID is 16 bytes; an online reply is a
     map from text.
 
-    :raise UsageError: an unknown type, too many requests, an id too long, or a GUID that stands twice.
-    :raise RefusedError: a type this broker does not serve.
+    :raise UsageError: an unknown type, too many requests, a text too long, or a GUID that stands twice or is
+        the name of a reply's binding.
     :raise DecodeError: not a GUID, where one is needed.
     """
     if len(raw) > MAX_REQUESTS:
@@ -78,6 +99,12 @@ def parse_requests(raw: Sequence[RawRequest], *, guids_are_uuids: bool) -> tuple
             code="request.duplicate-guid",
             remedy="Ask for each secret under a GUID of its own",
         )
+    if BINDING_NAME in keys:
+        raise UsageError(
+            f"the name {BINDING_NAME} is the broker's own",
+            code="request.reserved-guid",
+            remedy="Ask for each secret under a fresh GUID",
+        )
     return requests
 
 
@@ -89,19 +116,18 @@ def _parse(raw: RawRequest) -> SecretRequest:
         raise UsageError(f"a secret id has more than {MAX_ID} characters", code=_CODE)
     if len(raw.guid) > MAX_GUID_TEXT:
         raise UsageError(f"a GUID has more than {MAX_GUID_TEXT} characters", code=_CODE)
+    for text in (raw.nonce, raw.audience):
+        if len(text) > MAX_NONCE or not text.isprintable():
+            raise UsageError(f"a nonce or audience is {MAX_NONCE} printable characters at most", code=_CODE)
     # Upper-case first letters and the like are what Kata sends; casefold would also take "ß" for "ss".
     name = raw.kind.lower()
-    if name in _LATER:
-        raise RefusedError(
-            f"secret type {name} is not served by this key broker",
-            code="request.unsupported-type",
-            remedy="Ask for a key, a bundle or a connection",
-        )
     for kind in SecretKind:
         if kind.value == name:
-            return SecretRequest(raw.guid, raw.format.lower(), kind, raw.id)
+            return SecretRequest.of(raw, kind)
     raise UsageError(
-        "Unknown Secret Type", code="request.unknown-type", remedy="Ask for a key, a bundle or a connection"
+        "Unknown Secret Type",
+        code="request.unknown-type",
+        remedy="Ask for a key, bundle, connection, report or resource",
     )
 
 

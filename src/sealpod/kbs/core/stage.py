@@ -27,10 +27,12 @@ ENCRYPT: Final = "Failed to encrypt secret"
 
 @contextmanager
 def stage(text: str) -> Iterator[None]:
-    """Put ``text`` before the message of any :class:`SealpodError` leaving the block."""
+    """Put ``text``, if it is one, before the message of any :class:`SealpodError` leaving the block."""
     try:
         yield
     except SealpodError as error:
+        if not text:
+            raise
         raise _prefixed(text, error) from error
 
 

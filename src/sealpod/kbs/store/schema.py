@@ -30,6 +30,7 @@ MAX_KEYSET_ID: Final = 50
 MAX_SECRET_ID: Final = 1024
 MAX_SECRET_TEXT: Final = 1024
 """Characters of base64: 768 bytes of secret."""
+MAX_SYMKEY: Final = 512
 MAX_NAME: Final = 255
 
 # MySQL's plain TEXT ends at 64 KiB.
@@ -127,7 +128,43 @@ launches: Final = Table(
     Column("policy", BigInteger, nullable=False),
     Column("sealed_keys", LargeBinary(255), nullable=False),
     Column("root", String(255), nullable=False),
+    Column("ark", String(64), nullable=False),
+    Column("chain", String(64), nullable=False),
+    Column("chip", String(64), nullable=False),
     Column("created_at", Float(53), nullable=False),
     Column("expires_at", Float(53), nullable=False, index=True),
 )
 """Launches between GetBundle and GetSecret. Times are seconds since the epoch."""
+
+connections: Final = Table(
+    "sealpod_connections",
+    metadata,
+    Column("client_id", String(36), primary_key=True),
+    Column("root", String(255)),
+    Column("ark", String(64)),
+    Column("chain", String(64)),
+    Column("chip", String(64)),
+    Column("created_at", Float(53), nullable=False, index=True),
+    Column("messages", BigInteger, nullable=False),
+)
+"""What simple-kbs' ``conn_bundle`` has no column for: the platform, when it began, and replies so far. A
+connection that simple-kbs made gets its row, without a platform, when it is first used."""
+
+audit: Final = Table(
+    "sealpod_audit",
+    metadata,
+    # SQLite's own row number is what it calls INTEGER; another type would need an index beside it.
+    Column("seq", BigInteger().with_variant(Integer(), "sqlite"), primary_key=True, autoincrement=False),
+    Column("hash", String(64), nullable=False),
+    Column("record", _LONG, nullable=False),
+)
+"""Decisions, chained as :mod:`sealpod.kbs.core.audit` says."""
+
+audit_head: Final = Table(
+    "sealpod_audit_head",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("hash", String(64), nullable=False),
+)
+"""One row: number and hash of the newest decision. Who appends holds it locked until the commit."""

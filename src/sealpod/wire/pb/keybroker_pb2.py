@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fsealpod/wire/pb/keybroker.proto\x12\tkeybroker\"9\n\rBundleRequest\x12\x18\n\x10\x43\x65rtificateChain\x18\x01 \x01(\t\x12\x0e\n\x06Policy\x18\x02 \x01(\r\"S\n\x0e\x42undleResponse\x12\x1b\n\x13GuestOwnerPublicKey\x18\x01 \x01(\t\x12\x12\n\nLaunchBlob\x18\x02 \x01(\t\x12\x10\n\x08LaunchId\x18\x03 \x01(\t\"N\n\x0eRequestDetails\x12\x0c\n\x04Guid\x18\x01 \x01(\t\x12\x0e\n\x06\x46ormat\x18\x02 \x01(\t\x12\x12\n\nSecretType\x18\x03 \x01(\t\x12\n\n\x02Id\x18\x04 \x01(\t\"\xe1\x01\n\rSecretRequest\x12\x19\n\x11LaunchMeasurement\x18\x01 \x01(\t\x12\x10\n\x08LaunchId\x18\x02 \x01(\t\x12\x0e\n\x06Policy\x18\x03 \x01(\r\x12\x10\n\x08\x41piMajor\x18\x04 \x01(\r\x12\x10\n\x08\x41piMinor\x18\x05 \x01(\r\x12\x0f\n\x07\x42uildId\x18\x06 \x01(\r\x12\x10\n\x08\x46wDigest\x18\x07 \x01(\t\x12\x19\n\x11LaunchDescription\x18\x08 \x01(\t\x12\x31\n\x0eSecretRequests\x18\t \x03(\x0b\x32\x19.keybroker.RequestDetails\"F\n\x0eSecretResponse\x12\x1a\n\x12LaunchSecretHeader\x18\x01 \x01(\t\x12\x18\n\x10LaunchSecretData\x18\x02 \x01(\t\"Z\n\x13OnlineSecretRequest\x12\x10\n\x08\x43lientId\x18\x01 \x01(\t\x12\x31\n\x0eSecretRequests\x18\x02 \x03(\x0b\x32\x19.keybroker.RequestDetails\"3\n\x14OnlineSecretResponse\x12\x0f\n\x07Payload\x18\x01 \x01(\t\x12\n\n\x02IV\x18\x02 \x01(\t2\xea\x01\n\x10KeyBrokerService\x12@\n\tGetBundle\x12\x18.keybroker.BundleRequest\x1a\x19.keybroker.BundleResponse\x12@\n\tGetSecret\x12\x18.keybroker.SecretRequest\x1a\x19.keybroker.SecretResponse\x12R\n\x0fGetOnlineSecret\x12\x1e.keybroker.OnlineSecretRequest\x1a\x1f.keybroker.OnlineSecretResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fsealpod/wire/pb/keybroker.proto\x12\tkeybroker\"9\n\rBundleRequest\x12\x18\n\x10\x43\x65rtificateChain\x18\x01 \x01(\t\x12\x0e\n\x06Policy\x18\x02 \x01(\r\"S\n\x0e\x42undleResponse\x12\x1b\n\x13GuestOwnerPublicKey\x18\x01 \x01(\t\x12\x12\n\nLaunchBlob\x18\x02 \x01(\t\x12\x10\n\x08LaunchId\x18\x03 \x01(\t\"o\n\x0eRequestDetails\x12\x0c\n\x04Guid\x18\x01 \x01(\t\x12\x0e\n\x06\x46ormat\x18\x02 \x01(\t\x12\x12\n\nSecretType\x18\x03 \x01(\t\x12\n\n\x02Id\x18\x04 \x01(\t\x12\r\n\x05Nonce\x18\x10 \x01(\t\x12\x10\n\x08\x41udience\x18\x11 \x01(\t\"\xe1\x01\n\rSecretRequest\x12\x19\n\x11LaunchMeasurement\x18\x01 \x01(\t\x12\x10\n\x08LaunchId\x18\x02 \x01(\t\x12\x0e\n\x06Policy\x18\x03 \x01(\r\x12\x10\n\x08\x41piMajor\x18\x04 \x01(\r\x12\x10\n\x08\x41piMinor\x18\x05 \x01(\r\x12\x0f\n\x07\x42uildId\x18\x06 \x01(\r\x12\x10\n\x08\x46wDigest\x18\x07 \x01(\t\x12\x19\n\x11LaunchDescription\x18\x08 \x01(\t\x12\x31\n\x0eSecretRequests\x18\t \x03(\x0b\x32\x19.keybroker.RequestDetails\"F\n\x0eSecretResponse\x12\x1a\n\x12LaunchSecretHeader\x18\x01 \x01(\t\x12\x18\n\x10LaunchSecretData\x18\x02 \x01(\t\"Z\n\x13OnlineSecretRequest\x12\x10\n\x08\x43lientId\x18\x01 \x01(\t\x12\x31\n\x0eSecretRequests\x18\x02 \x03(\x0b\x32\x19.keybroker.RequestDetails\"3\n\x14OnlineSecretResponse\x12\x0f\n\x07Payload\x18\x01 \x01(\t\x12\n\n\x02IV\x18\x02 \x01(\t2\xea\x01\n\x10KeyBrokerService\x12@\n\tGetBundle\x12\x18.keybroker.BundleRequest\x1a\x19.keybroker.BundleResponse\x12@\n\tGetSecret\x12\x18.keybroker.SecretRequest\x1a\x19.keybroker.SecretResponse\x12R\n\x0fGetOnlineSecret\x12\x1e.keybroker.OnlineSecretRequest\x1a\x1f.keybroker.OnlineSecretResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,15 +36,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BUNDLERESPONSE']._serialized_start=105
   _globals['_BUNDLERESPONSE']._serialized_end=188
   _globals['_REQUESTDETAILS']._serialized_start=190
-  _globals['_REQUESTDETAILS']._serialized_end=268
-  _globals['_SECRETREQUEST']._serialized_start=271
-  _globals['_SECRETREQUEST']._serialized_end=496
-  _globals['_SECRETRESPONSE']._serialized_start=498
-  _globals['_SECRETRESPONSE']._serialized_end=568
-  _globals['_ONLINESECRETREQUEST']._serialized_start=570
-  _globals['_ONLINESECRETREQUEST']._serialized_end=660
-  _globals['_ONLINESECRETRESPONSE']._serialized_start=662
-  _globals['_ONLINESECRETRESPONSE']._serialized_end=713
-  _globals['_KEYBROKERSERVICE']._serialized_start=716
-  _globals['_KEYBROKERSERVICE']._serialized_end=950
+  _globals['_REQUESTDETAILS']._serialized_end=301
+  _globals['_SECRETREQUEST']._serialized_start=304
+  _globals['_SECRETREQUEST']._serialized_end=529
+  _globals['_SECRETRESPONSE']._serialized_start=531
+  _globals['_SECRETRESPONSE']._serialized_end=601
+  _globals['_ONLINESECRETREQUEST']._serialized_start=603
+  _globals['_ONLINESECRETREQUEST']._serialized_end=693
+  _globals['_ONLINESECRETRESPONSE']._serialized_start=695
+  _globals['_ONLINESECRETRESPONSE']._serialized_end=746
+  _globals['_KEYBROKERSERVICE']._serialized_start=749
+  _globals['_KEYBROKERSERVICE']._serialized_end=983
 # @@protoc_insertion_point(module_scope)

@@ -25,16 +25,20 @@ class BundleResponse(_message.Message):
     def __init__(self, GuestOwnerPublicKey: _Optional[str] = ..., LaunchBlob: _Optional[str] = ..., LaunchId: _Optional[str] = ...) -> None: ...
 
 class RequestDetails(_message.Message):
-    __slots__ = ("Guid", "Format", "SecretType", "Id")
+    __slots__ = ("Guid", "Format", "SecretType", "Id", "Nonce", "Audience")
     GUID_FIELD_NUMBER: _ClassVar[int]
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     SECRETTYPE_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    AUDIENCE_FIELD_NUMBER: _ClassVar[int]
     Guid: str
     Format: str
     SecretType: str
     Id: str
-    def __init__(self, Guid: _Optional[str] = ..., Format: _Optional[str] = ..., SecretType: _Optional[str] = ..., Id: _Optional[str] = ...) -> None: ...
+    Nonce: str
+    Audience: str
+    def __init__(self, Guid: _Optional[str] = ..., Format: _Optional[str] = ..., SecretType: _Optional[str] = ..., Id: _Optional[str] = ..., Nonce: _Optional[str] = ..., Audience: _Optional[str] = ...) -> None: ...
 
 class SecretRequest(_message.Message):
     __slots__ = ("LaunchMeasurement", "LaunchId", "Policy", "ApiMajor", "ApiMinor", "BuildId", "FwDigest", "LaunchDescription", "SecretRequests")

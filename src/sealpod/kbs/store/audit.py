@@ -1,0 +1,374 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decisions and what they change, in one transaction; and the log of decisions read back.
+
+Every change to launches and connections goes through :class:`Settler`, whose transaction first locks the
+log's head row. So there is one chain however many replicas append to it, of two that spend one launch the
+second finds it gone, and a replica that is killed leaves either the whole decision or nothing of it.
+
+A commit waits for the disk, and the head is locked meanwhile. Callers that arrive in that time are settled
+together in the next transaction (group commit): who gets the lock settles everybody's changes that wait.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import Connection, Engine, bindparam, delete, func, insert, select, update
+
+from sealpod.errors import NotFoundError, RefusedError, SealpodError, UnavailableError
+from sealpod.kbs.core import records
+from sealpod.kbs.core.audit import GENESIS, Entry, chain
+from sealpod.kbs.core.launching import launch_unknown
+from sealpod.kbs.core.limits import Limits
+from sealpod.kbs.core.records import Change
+from sealpod.kbs.store import schema
+from sealpod.kbs.store.engine import reading, writing
+
+HEAD_ID: Final = 1
+MAX_BATCH: Final = 128
+"""Changes in one transaction: as many as a replica's threads may wait with, and a bound for its length."""
+RECOUNT: Final = 1.0
+"""Seconds for which a count of rows, and the rows found expired, are good. Other replicas may exceed a limit
+by what they add in this time."""
+PAGE: Final = 1000
+"""Records read at a time."""
+
+Row = dict[str, object]
+
+_launches, _connections, _audit, _head = schema.launches, schema.connections, schema.audit, schema.audit_head
+# Built once: building a statement costs more than running it.
+_READ_HEAD: Final = select(_head.c.seq, _head.c.hash).where(_head.c.id == HEAD_ID).with_for_update()
+_MOVE_HEAD: Final = (
+    update(_head).where(_head.c.id == HEAD_ID).values(seq=bindparam("to_seq"), hash=bindparam("to_hash"))
+)
+_SPEND: Final = delete(_launches).where(
+    _launches.c.launch_id == bindparam("spent"), _launches.c.expires_at > bindparam("now")
+)
+_EXPIRE: Final = delete(_launches).where(_launches.c.expires_at <= bindparam("now"))
+_COUNT_MESSAGE: Final = (
+    update(_connections)
+    .where(_connections.c.client_id == bindparam("client"), _connections.c.messages < bindparam("most"))
+    .values(messages=_connections.c.messages + 1)
+)
+
+
+@dataclass(slots=True)
+class _Ticket:
+    """A change that waits, and then its place in the log or why it has none."""
+
+    change: Change
+    record: str
+    now: float
+    limits: Limits
+    entry: Entry | None = None
+    error: BaseException | None = None
+
+    @property
+    def settled(self) -> bool:
+        return self.entry is not None or self.error is not None
+
+
+class Settler:
+    """Settles changes; safe to use from several threads, and beside others on the same database.
+
+    ``connection_row`` makes the row of ``conn_bundle``, its key as it is kept at rest.
+    """
+
+    def __init__(self, engine: Engine, connection_row: Callable[[records.Connection], Row]) -> None:
+        self._engine = engine
+        self._connection_row = connection_row
+        self._waiting: list[_Ticket] = []
+        self._queue_lock = threading.Lock()
+        self._commit_lock = threading.Lock()
+        self._committing = False
+        self._launches = _Census(_launches)
+        self._connections = _Census(_connections)
+
+    def settle(self, change: Change, *, now: float, limits: Limits) -> Entry:
+        """See :class:`sealpod.kbs.core.ports.BrokerStore`."""
+        ticket = _Ticket(change, change.decision.record(), now, limits)
+        with self._queue_lock:
+            self._waiting.append(ticket)
+        with self._commit_lock:
+            # While this thread waited for the lock, its holder may have settled the change with its own.
+            while not ticket.settled:
+                self._settle_all(self._next())
+        if ticket.error is not None:
+            raise ticket.error
+        if ticket.entry is None:
+            raise UnavailableError("the decision was not written down", code="store.unavailable")
+        return ticket.entry
+
+    def _next(self) -> list[_Ticket]:
+        with self._queue_lock:
+            batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+        return batch
+
+    def _settle_all(self, batch: list[_Ticket]) -> None:
+        try:
+            self._attempt(batch)
+        except SealpodError as error:
+            if len(batch) == 1 or isinstance(error, UnavailableError):
+                _fail(batch, error)
+                return
+            # One of them cannot be written; that must not be the others' fate.
+            for ticket in batch:
+                self._settle_all([ticket])
+        except BaseException as error:
+            _fail(batch, error)
+            raise
+
+    def _attempt(self, batch: Sequence[_Ticket]) -> None:
+        try:
+            self._transact(batch)
+        except UnavailableError:
+            self._recount()
+            # A pooled connection that the database closed shows only now. Once the commit was asked for
+            # nobody knows whether it happened, and asking twice could find the launch spent by ourselves.
+            if self._committing or self._engine.dialect.name == "sqlite":
+                raise
+            self._transact(batch)
+        except BaseException:
+            self._recount()
+            raise
+
+    def _recount(self) -> None:
+        for census in (self._launches, self._connections):
+            census.forget()
+
+    def _transact(self, batch: Sequence[_Ticket]) -> None:
+        self._committing = False
+        refused: list[tuple[_Ticket, SealpodError]] = []
+        accepted: list[_Ticket] = []
+        with writing(self._engine) as connection:
+            if connection.dialect.name == "sqlite":
+                # SQLite has no row locks; this takes the file's, and waits for it, before anything is read.
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            head = _lock_head(connection)
+            self._make_room(connection, batch)
+            for ticket in batch:
+                try:
+                    self._apply(connection, ticket)
+                except (NotFoundError, RefusedError) as error:
+                    refused.append((ticket, error))
+                else:
+                    accepted.append(ticket)
+            self._insert(connection, accepted)
+            entries = list(chain((one.record for one in accepted), number=head.number, previous=head.hash))
+            _append(connection, entries)
+            self._committing = True
+        # Nothing is told before the commit: until then it may not have happened.
+        for ticket, entry in zip(accepted, entries, strict=True):
+            ticket.entry = entry
+        for ticket, refusal in refused:
+            ticket.error = refusal
+
+    def _make_room(self, connection: Connection, batch: Sequence[_Ticket]) -> None:
+        first = batch[0]
+        if any(one.change.opens for one in batch) and self._launches.stale(first.limits.max_launches):
+            connection.execute(_EXPIRE, {"now": first.now})
+            self._launches.recount(connection)
+        if any(one.change.connections for one in batch) and self._connections.stale(
+            first.limits.max_connections
+        ):
+            _drop_connections(connection, before=first.now - first.limits.connection_ttl)
+            self._connections.recount(connection)
+
+    def _apply(self, connection: Connection, ticket: _Ticket) -> None:
+        """What may be refused; the rest is inserted for all of a batch together."""
+        change, limits = ticket.change, ticket.limits
+        if change.uses is not None:
+            _count_message(connection, change.uses, limits.connection_messages, ticket.now)
+        if change.opens is not None:
+            self._launches.add(1, limits.max_launches, _TOO_MANY_LAUNCHES)
+        if change.connections:
+            self._connections.add(len(change.connections), limits.max_connections, _TOO_MANY_CONNECTIONS)
+        if change.spends is not None:
+            spent = connection.execute(_SPEND, {"spent": str(change.spends), "now": ticket.now})
+            if spent.rowcount != 1:
+                raise launch_unknown(change.spends)
+            self._launches.remove(1)
+
+    def _insert(self, connection: Connection, accepted: Sequence[_Ticket]) -> None:
+        opened = [_launch_row(one.change.opens) for one in accepted if one.change.opens is not None]
+        if opened:
+            connection.execute(insert(_launches), opened)
+        begun = [(made, one.now) for one in accepted for made in one.change.connections]
+        if begun:
+            connection.execute(insert(schema.conn_bundle), [self._connection_row(made) for made, _ in begun])
+            connection.execute(insert(_connections), [_platform_row(made, now) for made, now in begun])
+
+
+class _Census:
+    """How many rows a table has: counted now and then, and kept up with what this process adds."""
+
+    def __init__(self, table: Any) -> None:
+        self._statement = select(func.count()).select_from(table)
+        self._count = 0
+        self._until = float("-inf")
+
+    def stale(self, limit: int) -> bool:
+        # At the limit the count decides, so it is made anew however young it is.
+        return time.monotonic() >= self._until or self._count >= limit
+
+    def recount(self, connection: Connection) -> None:
+        self._count = int(connection.execute(self._statement).scalar_one())
+        self._until = time.monotonic() + RECOUNT
+
+    def forget(self) -> None:
+        self._until = float("-inf")
+
+    def add(self, number: int, limit: int, refusal: tuple[str, str, str]) -> None:
+        if self._count + number > limit:
+            noun, code, remedy = refusal
+            raise RefusedError(f"{self._count} {noun}", code=code, remedy=remedy)
+        self._count += number
+
+    def remove(self, number: int) -> None:
+        self._count = max(0, self._count - number)
+
+
+_TOO_MANY_LAUNCHES: Final = (
+    "launches are in progress",
+    "launch.too-many",
+    "Try again when some have ended; each ends by its secret request or its time",
+)
+_TOO_MANY_CONNECTIONS: Final = (
+    "connections are kept",
+    "connection.too-many",
+    "Delete those of guests that are gone, or shorten the time they are kept (--connection-ttl)",
+)
+
+
+def read_head(engine: Engine) -> Entry:
+    """Number and hash of the newest decision; 0 and the genesis hash when there is none."""
+    statement = select(_head.c.seq, _head.c.hash).where(_head.c.id == HEAD_ID)
+    with reading(engine) as connection:
+        row = connection.execute(statement).one_or_none()
+    return Entry(0, GENESIS, "") if row is None else Entry(int(row.seq), row.hash, "")
+
+
+def stray_records(engine: Engine) -> int:
+    """How many records stand behind the one the head names: somebody put them there. One statement, so that
+    decisions made meanwhile do not count."""
+    head = select(_head.c.seq).where(_head.c.id == HEAD_ID).scalar_subquery()
+    statement = select(func.count()).select_from(_audit).where(_audit.c.seq > func.coalesce(head, 0))
+    with reading(engine) as connection:
+        return int(connection.execute(statement).scalar_one())
+
+
+def read_entries(engine: Engine, *, after: int = 0, upto: int | None = None) -> Iterator[Entry]:
+    """Decisions in order, a page at a time; from the number behind ``after``."""
+    while True:
+        statement = select(_audit).where(_audit.c.seq > after).order_by(_audit.c.seq).limit(PAGE)
+        if upto is not None:
+            statement = statement.where(_audit.c.seq <= upto)
+        with reading(engine) as connection:
+            rows = connection.execute(statement).all()
+        for row in rows:
+            yield Entry(int(row.seq), row.hash, row.record)
+        if len(rows) < PAGE:
+            return
+        after = int(rows[-1].seq)
+
+
+def read_entry(engine: Engine, number: int) -> Entry:
+    """One decision. :raise NotFoundError: there is none of this number."""
+    for entry in read_entries(engine, after=number - 1, upto=number):
+        return entry
+    raise NotFoundError(
+        f"no audit record {number}", code="audit.unknown", remedy="See `sealpod kbs audit list`"
+    )
+
+
+def newest_entries(engine: Engine, *, holding: Sequence[str], limit: int) -> list[Entry]:
+    """The newest ``limit`` decisions whose text holds every one of ``holding``, oldest of them first."""
+    statement = select(_audit).order_by(_audit.c.seq.desc()).limit(limit)
+    for text in holding:
+        statement = statement.where(_audit.c.record.contains(text, autoescape=True))
+    with reading(engine) as connection:
+        rows = connection.execute(statement).all()
+    return [Entry(int(row.seq), row.hash, row.record) for row in reversed(rows)]
+
+
+def _fail(batch: Sequence[_Ticket], error: BaseException) -> None:
+    for ticket in batch:
+        # Each caller raises it in a thread of its own, and an exception has one traceback only.
+        ticket.error = _twin(error) if isinstance(error, SealpodError) else error
+
+
+def _twin(error: SealpodError) -> SealpodError:
+    return type(error)(error.message, code=error.code, remedy=error.remedy)
+
+
+def _lock_head(connection: Connection) -> Entry:
+    row = connection.execute(_READ_HEAD).one_or_none()
+    if row is None:
+        # The first decision of a database. Of two replicas here at once one fails, and its caller asks again.
+        connection.execute(insert(_head).values(id=HEAD_ID, seq=0, hash=GENESIS))
+        return Entry(0, GENESIS, "")
+    return Entry(int(row.seq), row.hash, "")
+
+
+def _append(connection: Connection, entries: Sequence[Entry]) -> None:
+    if not entries:
+        return
+    rows = [{"seq": one.number, "hash": one.hash, "record": one.record} for one in entries]
+    connection.execute(insert(_audit), rows)
+    connection.execute(_MOVE_HEAD, {"to_seq": entries[-1].number, "to_hash": entries[-1].hash})
+
+
+def _count_message(connection: Connection, client: UUID, most: int, now: float) -> None:
+    parameters = {"client": str(client), "most": most}
+    if connection.execute(_COUNT_MESSAGE, parameters).rowcount == 1:
+        return
+    known = select(_connections.c.messages).where(_connections.c.client_id == str(client))
+    if connection.execute(known).one_or_none() is not None or most < 1:
+        raise RefusedError(
+            "the connection has had all the replies it may have",
+            code="connection.exhausted",
+            remedy="Launch the guest again for a connection with a new key",
+        )
+    # One that simple-kbs made: from now on it is counted.
+    row: Mapping[str, object] = {"client_id": str(client), "created_at": now, "messages": 1}
+    connection.execute(insert(_connections), row)
+
+
+def _drop_connections(connection: Connection, *, before: float) -> None:
+    expired = select(_connections.c.client_id).where(_connections.c.created_at <= before)
+    ids = list(connection.execute(expired.limit(PAGE)).scalars())
+    if ids:
+        connection.execute(delete(schema.conn_bundle).where(schema.conn_bundle.c.id.in_(ids)))
+        connection.execute(delete(_connections).where(_connections.c.client_id.in_(ids)))
+
+
+def _launch_row(launch: records.Launch) -> Row:
+    return {
+        "launch_id": str(launch.id),
+        "policy": launch.policy,
+        "sealed_keys": launch.sealed_keys,
+        "root": launch.platform.root,
+        "ark": launch.platform.ark,
+        "chain": launch.platform.chain,
+        "chip": launch.platform.chip,
+        "created_at": launch.created_at,
+        "expires_at": launch.expires_at,
+    }
+
+
+def _platform_row(made: records.Connection, now: float) -> Row:
+    platform = made.platform
+    return {
+        "client_id": str(made.client_id),
+        "root": None if platform is None else platform.root,
+        "ark": None if platform is None else platform.ark,
+        "chain": None if platform is None else platform.chain,
+        "chip": None if platform is None else platform.chip,
+        "created_at": now if made.created_at is None else made.created_at,
+        "messages": 0,
+    }
