@@ -16,6 +16,8 @@ from sealpod.kataconfig.annotations import MAX_CPUS
 from sealpod.kataconfig.commandline import GuestKeys, Release
 from sealpod.kataconfig.settings import Settings
 
+SEALPOD_CPUS: Final = 64
+"""The most processors this project's runtime gives a guest."""
 _MILLI: Final = 1000
 
 
@@ -38,7 +40,7 @@ def sizes(settings: Settings, keys: GuestKeys, milli_cpus: int, release: Release
     if release is Release.SEALPOD or (release is not Release.CC_0_3_0 and keys.static_sizes):
         vcpus += math.ceil(milli_cpus / _MILLI)
     if release is Release.SEALPOD:
-        vcpus = min(vcpus, settings.max_vcpus or MAX_CPUS)
+        vcpus = min(vcpus, settings.max_vcpus or SEALPOD_CPUS, SEALPOD_CPUS)
     vcpus = max(1, min(vcpus, MAX_CPUS))
     if release is Release.KATA_3_19_1 and not keys.static_sizes:
         if not settings.max_vcpus:

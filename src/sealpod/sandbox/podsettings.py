@@ -115,20 +115,28 @@ def pod_settings(
             remedy="give this runtime its own ConfigPath in containerd's configuration",
         )
     cpus = _cpus(kata, annotations)
-    cmdline = compose_pod(
+    cmdline = pod_line(kata, cpus)
+    warnings = findings(kata)
+    memory = _memory(kata, annotations)
+    return PodSettings(path, kata, guest_files(kata), memory, cpus, cmdline, user_network, warnings)
+
+
+def pod_line(kata: Settings, cpus: int) -> str:
+    """The kernel command line of a pod whose guest has ``cpus`` processors."""
+    return compose_pod(
         cpus,
         kata.kernel_words,
         kbc=kata.mode != "none" or bool(kata.guest_kbc),
         debug=kata.debug,
         agent_debug=kata.agent_debug,
     )
-    warnings = findings(kata)
-    memory = _memory(kata, annotations)
-    return PodSettings(path, kata, _files(kata), memory, cpus, cmdline, user_network, warnings)
 
 
-def _files(kata: Settings) -> GuestFiles:
-    """The files the configuration names, else those of ``sealpod guest build``."""
+def guest_files(kata: Settings) -> GuestFiles:
+    """The files the configuration names, else those of ``sealpod guest build``.
+
+    :raise UsageError: a kernel without its initrd, or the reverse. :raise NotFoundError: no image was built.
+    """
     if bool(kata.kernel) != bool(kata.initrd):
         raise UsageError(
             "the configuration names a kernel without its initrd, or an initrd without its kernel",

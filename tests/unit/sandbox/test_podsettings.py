@@ -123,7 +123,7 @@ def test_a_kernel_without_its_initrd_is_refused(tmp_path: Path) -> None:
 def test_the_built_in_configuration_of_the_confidential_runtime_is_attested(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(podsettings, "_files", lambda _kata: podsettings.GuestFiles("/f", "/k", "/i"))
+    monkeypatch.setattr(podsettings, "guest_files", lambda _kata: podsettings.GuestFiles("/f", "/k", "/i"))
     monkeypatch.setattr(configfile, "LOCATIONS", ())
     monkeypatch.delenv(configfile.ENVIRONMENT, raising=False)
     settings = pod_settings("kata-qemu-sev", "", {}, user_network=False)
