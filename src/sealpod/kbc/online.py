@@ -3,15 +3,19 @@
 
 The launch secret holds ``{"client_id": "<uuid>", "key": "<base64, 32 bytes>"}``. A request names the client
 and the key in the clear; the answer is AES-256-GCM under the connection's key, so only this guest can read it
-and only the broker can have written it. What was asked for is bound by a GUID drawn for each request: it must
-be the name the key stands under in the decrypted map, or the answer is an old one (simple-kbs, online
-payload).
+and only the broker can have written it. A GUID drawn for each request must be the name the key stands under
+in the decrypted map, or the answer is an old one (simple-kbs, online payload).
+
+That the answer is to *this* request, and not to one that somebody on the way changed under the same GUID, is
+told by one more entry (:mod:`sealpod.wire.binding`). It is compared whenever it is there, and must be there
+when the client id announces it, which came with the launch secret and cannot be changed on the way.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import hmac
 import os
 import re
 from collections.abc import Callable
@@ -26,6 +30,7 @@ from sealpod.ocicrypt import keywrap
 from sealpod.ocicrypt.packet import AnnotationPacket
 from sealpod.secret import SecretBytes
 from sealpod.wire import strictjson
+from sealpod.wire.binding import BINDING_NAME, BINDING_VERSION, request_digest
 from sealpod.wire.guid import parse_guid
 from sealpod.wire.message import Schema
 from sealpod.wire.secrettable import ONLINE_CONNECTION_GUID
@@ -101,13 +106,15 @@ class OnlineClient:
         answer = self._transport(self._address, METHOD, request)
         if answer.status.code:
             raise refusal(self._address, answer.status, name)
-        return self._open(answer.message, guard)
+        asked = request_digest(self._client_id, [(guard, "binary", kind, name, "", "")])
+        return self._open(answer.message, guard, asked)
 
-    def _open(self, message: bytes, guard: str) -> SecretBytes:
+    def _open(self, message: bytes, guard: str, asked: bytes) -> SecretBytes:
         """Decrypt an answer and find our request in it."""
         response = _MESSAGES.decode("OnlineSecretResponse", message)
-        payload = self._decrypt(_base64(response.Payload), _base64(response.IV))
-        found = decode_map(payload).get(guard)
+        entries = decode_map(self._decrypt(_base64(response.Payload), _base64(response.IV)))
+        self._check_binding(entries.get(BINDING_NAME), asked)
+        found = entries.get(guard)
         if found is None:
             raise VerificationError(
                 "Secret UUID not found: the key broker's answer is not to this request",
@@ -115,6 +122,17 @@ class OnlineClient:
                 remedy="someone between guest and broker replays old answers",
             )
         return SecretBytes(found)
+
+    def _check_binding(self, answered: bytes | None, asked: bytes) -> None:
+        """The answer is to our request, as far as its broker can say so."""
+        if answered is None and UUID(self._client_id).version != BINDING_VERSION:
+            return  # simple-kbs: the GUID has to do.
+        if answered is None or not hmac.compare_digest(answered, asked):
+            raise VerificationError(
+                "the key broker's answer is to another request",
+                code="kbc.binding",
+                remedy="someone between guest and broker changes requests",
+            )
 
     def _decrypt(self, sealed: bytes, iv: bytes) -> bytes:
         from cryptography.exceptions import InvalidTag

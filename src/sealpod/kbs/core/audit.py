@@ -33,6 +33,8 @@ MAX_LABEL: Final = 80
 MAX_VALUES: Final = 8
 """Allowed values quoted of a policy that refused; a policy may list thousands."""
 
+REMEDY: Final = "Compare with an export, log or webhook kept elsewhere; who can write to the database?"
+
 _PREFIX: Final = b"sealpod audit 1"
 
 
@@ -180,12 +182,9 @@ def _same(one: str, other: str) -> bool:
     return hmac.compare_digest(one.encode(), other.encode())
 
 
-_REMEDY: Final = "Compare with an export, log or webhook kept elsewhere; who can write to the database?"
-
-
 def _broken(number: int, what: str) -> VerificationError:
-    return VerificationError(f"audit record {number} {what}", code="audit.broken", remedy=_REMEDY)
+    return VerificationError(f"audit record {number} {what}", code="audit.broken", remedy=REMEDY)
 
 
 def _truncated(message: str) -> VerificationError:
-    return VerificationError(message, code="audit.truncated", remedy=_REMEDY)
+    return VerificationError(message, code="audit.truncated", remedy=REMEDY)

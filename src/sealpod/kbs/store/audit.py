@@ -20,9 +20,15 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Engine, bindparam, delete, func, insert, select, update
 
-from sealpod.errors import NotFoundError, RefusedError, SealpodError, UnavailableError
+from sealpod.errors import (
+    NotFoundError,
+    RefusedError,
+    SealpodError,
+    UnavailableError,
+    VerificationError,
+)
 from sealpod.kbs.core import records
-from sealpod.kbs.core.audit import GENESIS, Entry, chain
+from sealpod.kbs.core.audit import GENESIS, REMEDY, Entry, chain, verify_entries
 from sealpod.kbs.core.launching import launch_unknown
 from sealpod.kbs.core.limits import Limits
 from sealpod.kbs.core.records import Change
@@ -251,6 +257,21 @@ def read_head(engine: Engine) -> Entry:
     with reading(engine) as connection:
         row = connection.execute(statement).one_or_none()
     return Entry(0, GENESIS, "") if row is None else Entry(int(row.seq), row.hash, "")
+
+
+def verify_log(engine: Engine, *, anchor: str | None = None) -> Entry:
+    """Check the whole log up to its head as it is now; gives that head. Decisions may go on meanwhile.
+
+    :raise VerificationError: as :func:`sealpod.kbs.core.audit.verify_entries`, and for records beyond it.
+    """
+    head = read_head(engine)
+    verify_entries(read_entries(engine, upto=head.number), head, anchor=anchor)
+    stray = stray_records(engine)
+    if stray:
+        raise VerificationError(
+            f"{stray} records stand behind the newest decision", code="audit.broken", remedy=REMEDY
+        )
+    return head
 
 
 def stray_records(engine: Engine) -> int:
