@@ -7,8 +7,9 @@ The firmware answers MEASURE (32 bytes) and MNONCE (16). Because the TIK is know
 firmware only, a matching MEASURE proves which bytes the guest was started with, under which policy and by
 which firmware. The launch digest itself is :mod:`sealpod.measure`'s matter.
 
-Order is kept by types: a secret packet is made by a :class:`VerifiedLaunch`, and only
-:func:`verify_measurement` gives one.
+Order is kept by types, ``Session -> Measuring -> VerifiedLaunch``: a secret packet is made by a
+:class:`VerifiedLaunch`, which comes from :meth:`Measuring.verify`. The one other way to it is an owner's word
+that the comparison was made elsewhere, and it is called that (:func:`take_owners_word`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from sealpod.secret import SecretBytes
 from sealpod.sev.kdf import hmac_sha256
 from sealpod.sev.packet import MEASURE_SIZE, Packet, pack
 from sealpod.sev.policy import Policy
-from sealpod.sev.session import TransportKeys
+from sealpod.sev.session import Session, TransportKeys
 from sealpod.sev.version import FirmwareVersion
 
 __all__ = [
@@ -31,8 +32,10 @@ __all__ = [
     "NONCE_SIZE",
     "FirmwareVersion",
     "Measurement",
+    "Measuring",
     "VerifiedLaunch",
     "compute_measurement",
+    "take_owners_word",
     "verify_measurement",
 ]
 
@@ -92,13 +95,13 @@ _VERIFIED: Final = object()
 
 @final
 class VerifiedLaunch:
-    """A launch whose measurement matched. Made by :func:`verify_measurement` only."""
+    """A launch whose measurement matched: what a secret can be packed for."""
 
     __slots__ = ("_keys", "_measure")
 
     def __init__(self, keys: TransportKeys, measure: bytes, *, proof: object) -> None:
         if proof is not _VERIFIED:
-            raise UsageError("a VerifiedLaunch comes from verify_measurement", code="measurement.unverified")
+            raise UsageError("a VerifiedLaunch comes from Measuring.verify", code="measurement.unverified")
         self._keys = keys
         self._measure = measure
 
@@ -110,6 +113,40 @@ class VerifiedLaunch:
         return pack(self._keys, table, self._measure, iv=iv)
 
 
+@final
+class Measuring:
+    """A session in use: its guest is being launched. It can check a measurement and nothing else."""
+
+    __slots__ = ("_keys", "_policy")
+
+    def __init__(self, keys: TransportKeys, policy: Policy) -> None:
+        self._keys = keys
+        self._policy = policy
+
+    @classmethod
+    def of(cls, session: Session) -> Measuring:
+        """The launch of ``session``."""
+        return cls(session.keys, session.policy)
+
+    def verify(self, version: FirmwareVersion, digest: bytes, measurement: Measurement) -> VerifiedLaunch:
+        """Check that the guest of this session was started from what ``digest`` stands for.
+
+        Whether ``digest`` and ``version`` are ones the owner accepts is the caller's decision; this proves
+        that they are true.
+
+        :raise VerificationError: code ``measurement.mismatch``.
+        :raise DecodeError: a digest of another length.
+        """
+        expected = compute_measurement(self._keys.tik, version, self._policy, digest, measurement.mnonce)
+        if not hmac.compare_digest(expected, measurement.measure):
+            raise VerificationError(
+                "the launch measurement does not match",
+                code="measurement.mismatch",
+                remedy="compare firmware, kernel, initrd, command line, policy and firmware version",
+            )
+        return VerifiedLaunch(self._keys, measurement.measure, proof=_VERIFIED)
+
+
 def verify_measurement(
     keys: TransportKeys,
     policy: Policy,
@@ -117,19 +154,21 @@ def verify_measurement(
     digest: bytes,
     measurement: Measurement,
 ) -> VerifiedLaunch:
-    """Check that the guest of this session was started from what ``digest`` stands for.
+    """:meth:`Measuring.verify` for keys and policy kept since the session was made.
 
-    ``policy`` must be the session's own, never one the host claims. Whether ``digest`` and ``version`` are
-    ones the owner accepts is the caller's decision; this proves that they are true.
-
-    :raise VerificationError: code ``measurement.mismatch``.
-    :raise DecodeError: a digest of another length.
+    ``policy`` must be the session's own, never one the host claims.
     """
-    expected = compute_measurement(keys.tik, version, policy, digest, measurement.mnonce)
-    if not hmac.compare_digest(expected, measurement.measure):
-        raise VerificationError(
-            "the launch measurement does not match",
-            code="measurement.mismatch",
-            remedy="compare firmware, kernel, initrd, command line, policy and firmware version",
-        )
-    return VerifiedLaunch(keys, measurement.measure, proof=_VERIFIED)
+    return Measuring(keys, policy).verify(version, digest, measurement)
+
+
+def take_owners_word(keys: TransportKeys, measure: bytes) -> VerifiedLaunch:
+    """For an owner who says that he compared ``measure`` (32 bytes) himself.
+
+    ``sealpod sev secret build`` has sevctl's arguments, which hold nothing to compare it with. Nothing that
+    decides for others may call this.
+
+    :raise DecodeError: a measurement of another length.
+    """
+    if len(measure) != MEASURE_SIZE:
+        raise DecodeError(f"a measurement has {MEASURE_SIZE} bytes", code="measurement.length")
+    return VerifiedLaunch(keys, measure, proof=_VERIFIED)

@@ -13,7 +13,7 @@
 
 MEASURE is the launch measurement without its nonce; through it a packet fits one launch only. To make a
 packet go through :meth:`sealpod.sev.measurement.VerifiedLaunch.pack`, which exists only after the launch has
-been verified; :func:`pack` below is the bare format.
+been verified; :func:`pack` below is the bare format, and a test holds that nothing else calls it.
 """
 
 from __future__ import annotations
