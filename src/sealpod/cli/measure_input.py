@@ -13,8 +13,9 @@ from typing import Final
 
 from sealpod.errors import AccessError, DecodeError, NotFoundError, OperationError, UsageError
 from sealpod.measure.firmware import Firmware
+from sealpod.measure.gctx import LD_SIZE
 from sealpod.measure.hashes import HashesTable, cmdline_hash
-from sealpod.measure.launch import SEV, SEV_ES, SNP_SVSM, Vcpus
+from sealpod.measure.launch import SEV, SEV_ES, SNP, SNP_SVSM, Vcpus
 from sealpod.measure.vcpu import SIGNATURES, signature
 from sealpod.measure.vmsa import Fpu, Vmm
 
@@ -50,7 +51,9 @@ class Inputs:
 
     def _read_firmware(self) -> Firmware:
         args = self._args
-        known = _ovmf_hash(args.snp_ovmf_hash) if args.snp_ovmf_hash else None
+        # Mode snp:ovmf-hash takes the option too, and pays no heed to it.
+        taken = args.snp_ovmf_hash and args.mode == SNP
+        known = _digest("--snp-ovmf-hash", args.snp_ovmf_hash, LD_SIZE) if taken else None
         if args.ovmf_metadata is None:
             return Firmware.of(_read(args.ovmf, MAX_FIRMWARE_SIZE), known)
         from sealpod.measure.document import metadata
@@ -175,10 +178,6 @@ def _hash(what: str, path: str | None, given: str | None) -> bytes:
 
 def _given(what: str, text: str) -> bytes:
     return _digest(f"--{what}-hash", text, 32)
-
-
-def _ovmf_hash(text: str) -> bytes:
-    return _digest("--snp-ovmf-hash", text, 48)
 
 
 def _digest(option: str, text: str, size: int) -> bytes:

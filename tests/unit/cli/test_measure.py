@@ -110,7 +110,7 @@ def test_files_that_cannot_be_read(ovmf: str, amdsev: str, tmp_path: Path) -> No
 
 
 def test_no_permission(ovmf: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise PermissionError
 
     monkeypatch.setattr("builtins.open", refuse)
