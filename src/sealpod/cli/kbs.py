@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``sealpod kbs``: run the key broker, and manage what it may release.
 
-Each noun is a module of its own: ``serve``, ``secret``, ``keyset``, ``policy``.
+Each noun is a module of its own: ``serve``, ``secret``, ``keyset``, ``policy`` and so on.
 """
 
 from __future__ import annotations
@@ -9,7 +9,20 @@ from __future__ import annotations
 import argparse
 from typing import Final
 
-from sealpod.cli import kbs_keyset, kbs_policy, kbs_secret, kbs_serve
+from sealpod.cli import (
+    kbs_audit,
+    kbs_connection,
+    kbs_doctor,
+    kbs_keyset,
+    kbs_launch,
+    kbs_migrate,
+    kbs_policy,
+    kbs_report,
+    kbs_resource,
+    kbs_seal,
+    kbs_secret,
+    kbs_serve,
+)
 from sealpod.cli.kbs_common import DATABASE_VARIABLE
 
 HELP: Final = "Run the key broker; manage secrets, keysets and policies"
@@ -25,11 +38,27 @@ Changes take effect at once; the tables are simple-kbs', so its SQL statements w
 """
 
 
+_MODULES: Final = (
+    kbs_serve,
+    kbs_secret,
+    kbs_keyset,
+    kbs_policy,
+    kbs_resource,
+    kbs_report,
+    kbs_connection,
+    kbs_launch,
+    kbs_audit,
+    kbs_seal,
+    kbs_migrate,
+    kbs_doctor,
+)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Subcommands of ``sealpod kbs``."""
     parser.epilog = EPILOG
     nouns = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (kbs_serve, kbs_secret, kbs_keyset, kbs_policy):
+    for module in _MODULES:
         module.add_commands(nouns)
 
 

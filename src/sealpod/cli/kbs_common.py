@@ -1,22 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the ``sealpod kbs`` commands share: the database option, the output option, and printing."""
+"""What the ``sealpod kbs`` commands share: options of the database and its keys, of output, and printing."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from sealpod.errors import UsageError
+from sealpod.errors import AccessError, NotFoundError, OperationError, UsageError
+from sealpod.secret import SecretBytes
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from sqlalchemy.engine import URL
+
+    from sealpod.kbs.store.database import Database
+    from sealpod.kbs.store.keks import KekSources
 
 DATABASE_VARIABLE: Final = "SEALPOD_KBS_DATABASE"
 """Instead of ``--database``: the URL of a served database holds a password, and arguments are public."""
+KEK_VARIABLE: Final = "SEALPOD_KBS_KEK"
+OLD_KEKS_VARIABLE: Final = "SEALPOD_KBS_OLD_KEKS"
+READ_LIMIT: Final = 64 * 1024
+"""Bytes read of a secret's file: more than any secret, less than a mistaken device or disk image."""
 SCHEMA_VERSION: Final = 1
 
 Action = Callable[[argparse.Namespace], int]
@@ -41,37 +50,63 @@ def add_verb(verbs: Nouns, name: str, text: str, action: Action) -> argparse.Arg
 
 
 def add_database_option(parser: argparse.ArgumentParser) -> None:
-    """``--database``, or the environment's."""
+    """``--database``, ``--kek`` and ``--old-kek``, or the environment's."""
     parser.add_argument(
         "--database",
         metavar="URL",
         help=f"the key broker's database, for instance sqlite:////var/lib/sealpod/kbs.db "
-        f"(default: ${DATABASE_VARIABLE})",
+        f"(default: ${DATABASE_VARIABLE}, else simple-kbs' KBS_DB_TYPE and so on)",
+    )
+    parser.add_argument(
+        "--kek",
+        metavar="SOURCE",
+        help="the key-encryption key that seals records: file:PATH, env:NAME, `command:PROGRAM ARGUMENT ...` "
+        f"or none (default: ${KEK_VARIABLE}, else for SQLite the file beside the database ending in .kek)",
+    )
+    parser.add_argument(
+        "--old-kek",
+        dest="old_keks",
+        metavar="SOURCE",
+        action="append",
+        default=[],
+        help="a key-encryption key that only opens what was sealed under it before; may be repeated "
+        f"(default: ${OLD_KEKS_VARIABLE}, one per line)",
     )
 
 
-def database_url(args: argparse.Namespace) -> str:
+def database_url(args: argparse.Namespace) -> str | URL:
     """:raise UsageError: none was given."""
     url = args.database or os.environ.get(DATABASE_VARIABLE)
-    if not url:
+    if url:
+        return str(url)
+    from sealpod.kbs.store.environment import url_from_environment
+
+    from_environment = url_from_environment(os.environ)
+    if from_environment is None:
         raise UsageError(
             "no database given",
             code="usage.database",
             remedy=f"Give --database sqlite:////ABSOLUTE/PATH.db or set {DATABASE_VARIABLE}",
         )
-    return str(url)
+    return from_environment
+
+
+def kek_sources(args: argparse.Namespace) -> KekSources:
+    """What options say about key-encryption keys, else the environment."""
+    from sealpod.kbs.store.keks import KekSources
+
+    found = KekSources.from_environment(os.environ)
+    return KekSources(args.kek or found.active, tuple(args.old_keks) or found.older)
 
 
 @contextmanager
-def open_database(args: argparse.Namespace) -> Iterator[Engine]:
-    """The database, made if it is not there, closed after the block."""
-    from sealpod.kbs.store.engine import open_engine
+def open_database(args: argparse.Namespace, *, check_keys: bool = False) -> Iterator[Database]:
+    """The database with the keys to its records, made if it is not there, closed after the block."""
+    from sealpod.kbs.store.database import open_database
 
-    engine = open_engine(database_url(args))
-    try:
-        yield engine
-    finally:
-        engine.dispose()
+    # A command meets one record or a few, and says so if it cannot open one.
+    with open_database(database_url(args), keks=kek_sources(args), check_keys=check_keys) as db:
+        yield db
 
 
 def print_list(
@@ -103,6 +138,23 @@ def print_done(args: argparse.Namespace, sentence: str, value: dict[str, Any]) -
         print_object(args, value)
     else:
         print(sentence)
+
+
+def read_secret_file(path: str) -> SecretBytes:
+    """What a file, or standard input for ``-``, holds. :raise SealpodError: it cannot be read."""
+    try:
+        if path == "-":
+            return SecretBytes(sys.stdin.buffer.read(READ_LIMIT + 1))
+        with open(path, "rb") as file:
+            return SecretBytes(file.read(READ_LIMIT + 1))
+    except FileNotFoundError:
+        raise NotFoundError(f"no file {path!r}", code="secret.file") from None
+    except PermissionError:
+        raise AccessError(f"no permission to read {path!r}", code="secret.file") from None
+    except OSError as error:
+        raise OperationError(
+            f"cannot read {path!r}: {os.strerror(error.errno or 0)}", code="secret.file"
+        ) from error
 
 
 def _cell(value: object) -> str:

@@ -47,9 +47,9 @@ def add_commands(nouns: Nouns) -> None:
 def _set(args: argparse.Namespace) -> int:
     from sealpod.kbs.store.keysets import set_keyset, show_keyset
 
-    with open_database(args) as engine:
-        set_keyset(engine, args.id, args.secrets, policy=args.policy)
-        info = show_keyset(engine, args.id)
+    with open_database(args) as db:
+        set_keyset(db, args.id, args.secrets, policy=args.policy)
+        info = show_keyset(db, args.id)
     members = ", ".join(info.secrets or ())
     print_done(args, f"keyset {args.id} set: {members}, policy: {info.policy or 'none'}", _object(info))
     return 0
@@ -58,8 +58,8 @@ def _set(args: argparse.Namespace) -> int:
 def _list(args: argparse.Namespace) -> int:
     from sealpod.kbs.store.keysets import list_keysets
 
-    with open_database(args) as engine:
-        found = list_keysets(engine)
+    with open_database(args) as db:
+        found = list_keysets(db)
     print_list(args, "keysets", [_object(one) for one in found], ("ID", "SECRETS", "POLICY"))
     return 0
 
@@ -67,8 +67,8 @@ def _list(args: argparse.Namespace) -> int:
 def _show(args: argparse.Namespace) -> int:
     from sealpod.kbs.store.keysets import show_keyset
 
-    with open_database(args) as engine:
-        info = show_keyset(engine, args.id)
+    with open_database(args) as db:
+        info = show_keyset(db, args.id)
     print_object(args, _object(info))
     return 0
 
@@ -76,8 +76,8 @@ def _show(args: argparse.Namespace) -> int:
 def _delete(args: argparse.Namespace) -> int:
     from sealpod.kbs.store.keysets import delete_keyset
 
-    with open_database(args) as engine:
-        delete_keyset(engine, args.id)
+    with open_database(args) as db:
+        delete_keyset(db, args.id)
     print_done(args, f"keyset {args.id} deleted", {"id": args.id, "deleted": True})
     return 0
 

@@ -37,6 +37,8 @@ def add_commands(nouns: Nouns) -> None:
     add_verb(verbs, "list", "List all policies; one without a name is listed by its number", _list)
     shower = add_verb(verbs, "show", "Show a policy and what refers to it", _show)
     shower.add_argument("name", metavar="NAME", help="its name, or the number of one without a name")
+    ender = add_verb(verbs, "withdraw", "End a policy's time: what refers to it is refused", _withdraw)
+    ender.add_argument("name", metavar="NAME", help="its name, or the number of one without a name")
     deleter = add_verb(verbs, "delete", "Delete a policy nothing refers to", _delete)
     deleter.add_argument("name", metavar="NAME", help="its name, or the number of one without a name")
 
@@ -74,9 +76,9 @@ def _set(args: argparse.Namespace) -> int:
     from sealpod.kbs.store.policies import set_policy, show_policy
 
     rule = _rule(args)
-    with open_database(args) as engine:
-        set_policy(engine, args.name, rule)
-        info, _ = show_policy(engine, args.name)
+    with open_database(args) as db:
+        set_policy(db, args.name, rule)
+        info, _ = show_policy(db, args.name)
     if rule == ALLOW_ALL:
         print(f"sealpod: note: policy {args.name} allows every launch", file=sys.stderr)
     print_done(args, f"policy {args.name} set, number {info.number}", _object(info))
@@ -86,8 +88,8 @@ def _set(args: argparse.Namespace) -> int:
 def _list(args: argparse.Namespace) -> int:
     from sealpod.kbs.store.policies import list_policies
 
-    with open_database(args) as engine:
-        found = list_policies(engine)
+    with open_database(args) as db:
+        found = list_policies(db)
     header = ("NAME", "NUMBER", "VALID", "DIGESTS", "POLICIES", "MIN API", "BUILDS")
     print_list(args, "policies", [_object(one) for one in found], header)
     return 0
@@ -96,17 +98,26 @@ def _list(args: argparse.Namespace) -> int:
 def _show(args: argparse.Namespace) -> int:
     from sealpod.kbs.store.policies import show_policy
 
-    with open_database(args) as engine:
-        info, users = show_policy(engine, args.name)
+    with open_database(args) as db:
+        info, users = show_policy(db, args.name)
     print_object(args, {**_object(info), "usedBy": list(users)})
+    return 0
+
+
+def _withdraw(args: argparse.Namespace) -> int:
+    from sealpod.kbs.store.policies import withdraw_policy
+
+    with open_database(args) as db:
+        withdraw_policy(db, args.name)
+    print_done(args, f"policy {args.name} withdrawn", {"name": args.name, "withdrawn": True})
     return 0
 
 
 def _delete(args: argparse.Namespace) -> int:
     from sealpod.kbs.store.policies import delete_policy
 
-    with open_database(args) as engine:
-        delete_policy(engine, args.name)
+    with open_database(args) as db:
+        delete_policy(db, args.name)
     print_done(args, f"policy {args.name} deleted", {"name": args.name, "deleted": True})
     return 0
 

@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from sealpod.cli.kbs_common import (
     Nouns,
@@ -16,15 +14,11 @@ from sealpod.cli.kbs_common import (
     print_done,
     print_list,
     print_object,
+    read_secret_file,
 )
-from sealpod.errors import AccessError, NotFoundError, OperationError
-from sealpod.secret import SecretBytes
 
 if TYPE_CHECKING:
     from sealpod.kbs.store.secrets import SecretInfo
-
-READ_LIMIT: Final = 64 * 1024
-"""Bytes read of a secret's file: more than any secret, less than a mistaken device or disk image."""
 
 
 def add_commands(nouns: Nouns) -> None:
@@ -51,9 +45,9 @@ def add_commands(nouns: Nouns) -> None:
 def _set(args: argparse.Namespace) -> int:
     from sealpod.kbs.store.secrets import set_secret
 
-    value = _read(args.from_file)
-    with open_database(args) as engine:
-        set_secret(engine, args.id, value, policy=args.policy)
+    value = read_secret_file(args.from_file)
+    with open_database(args) as db:
+        set_secret(db, args.id, value, policy=args.policy)
     sentence = f"secret {args.id} set, {len(value)} bytes, policy: {args.policy or 'none'}"
     print_done(args, sentence, {"id": args.id, "bytes": len(value), "policy": args.policy})
     return 0
@@ -62,20 +56,19 @@ def _set(args: argparse.Namespace) -> int:
 def _list(args: argparse.Namespace) -> int:
     from sealpod.kbs.store.secrets import list_secrets
 
-    with open_database(args) as engine:
-        found = list_secrets(engine)
-    print_list(args, "secrets", [_object(one) for one in found], ("ID", "BYTES", "POLICY"))
+    with open_database(args) as db:
+        found = list_secrets(db)
+    print_list(args, "secrets", [_object(one) for one in found], ("ID", "BYTES", "POLICY", "SEALED"))
     return 0
 
 
 def _show(args: argparse.Namespace) -> int:
-    from sealpod.kbs.store.secrets import show_secret
+    from sealpod.kbs.store.secrets import reveal_secret, show_secret
 
-    with open_database(args) as engine:
-        info, value = show_secret(engine, args.id)
-    shown = _object(info)
-    if args.reveal:
-        shown["value"] = value.reveal().decode()
+    with open_database(args) as db:
+        shown = _object(show_secret(db, args.id))
+        if args.reveal:
+            shown["value"] = reveal_secret(db, args.id).reveal().decode()
     print_object(args, shown)
     return 0
 
@@ -83,27 +76,11 @@ def _show(args: argparse.Namespace) -> int:
 def _delete(args: argparse.Namespace) -> int:
     from sealpod.kbs.store.secrets import delete_secret
 
-    with open_database(args) as engine:
-        delete_secret(engine, args.id)
+    with open_database(args) as db:
+        delete_secret(db, args.id)
     print_done(args, f"secret {args.id} deleted", {"id": args.id, "deleted": True})
     return 0
 
 
 def _object(info: SecretInfo) -> dict[str, Any]:
-    return {"id": info.id, "bytes": info.size, "policy": info.policy}
-
-
-def _read(path: str) -> SecretBytes:
-    try:
-        if path == "-":
-            return SecretBytes(sys.stdin.buffer.read(READ_LIMIT + 1))
-        with open(path, "rb") as file:
-            return SecretBytes(file.read(READ_LIMIT + 1))
-    except FileNotFoundError:
-        raise NotFoundError(f"no file {path!r}", code="secret.file") from None
-    except PermissionError:
-        raise AccessError(f"no permission to read {path!r}", code="secret.file") from None
-    except OSError as error:
-        raise OperationError(
-            f"cannot read {path!r}: {os.strerror(error.errno or 0)}", code="secret.file"
-        ) from error
+    return {"id": info.id, "bytes": info.size, "policy": info.policy, "sealed": info.sealed}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the key owner's commands share: valid identifiers, and policies by name.
+"""What the key owner's commands share: valid identifiers, rows by their exact id, and policies by name.
 
 simple-kbs' tables refer to policies by number. A policy made here has a name beside its number; one made by
 a hand-written statement has only the number, and its digits are then what it is called by.
@@ -7,13 +7,13 @@ a hand-written statement has only the number, and its digits are then what it is
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Connection, Label, Table, case, cast, func, select
+from sqlalchemy import Connection, Label, Table, case, cast, func, insert, select, text, update
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.types import String
 
-from sealpod.errors import NotFoundError, UsageError
+from sealpod.errors import ConflictError, NotFoundError, UsageError
 from sealpod.kbs.store import schema
 
 REFERRING: Final[tuple[tuple[str, Table, str], ...]] = (
@@ -35,6 +35,48 @@ def check_identifier(noun: str, text: str, *, limit: int) -> None:
     if not text.isprintable() or text != text.strip():
         raise UsageError(
             f"a {noun} id is printable and has no space at its ends: {text!r}", code=f"{noun}.id"
+        )
+
+
+def exact_row(connection: Connection, table: Table, key: str, name: str) -> int | None:
+    """The number of the row called exactly ``name``; MySQL's comparison may find others."""
+    rows = connection.execute(select(table.c.id, table.c[key]).where(table.c[key] == name)).all()
+    return next((int(row[0]) for row in rows if row[1] == name), None)
+
+
+def put_row(connection: Connection, table: Table, key: str, name: str, values: dict[str, Any]) -> None:
+    """Make the row called ``name``, or give it these values.
+
+    :raise ConflictError: the database takes another row's id for the same one.
+    """
+    number = exact_row(connection, table, key, name)
+    if number is not None:
+        connection.execute(update(table).where(table.c.id == number).values(values))
+        return
+    twin = connection.execute(select(table.c[key]).where(table.c[key] == name)).scalars().first()
+    if twin is not None:
+        raise ConflictError(
+            f"this database takes {name!r} and {twin!r} for the same id",
+            code="store.same-id",
+            remedy="Choose an id that differs by more than case or spaces",
+        )
+    advance_numbers(connection, table)
+    connection.execute(insert(table).values({key: name, **values}))
+
+
+def advance_numbers(connection: Connection, table: Table) -> None:
+    """Let the next row's number be free.
+
+    A statement that gives a number itself, as simple-kbs' tutorial does, moves the counters of MySQL and
+    SQLite on but not PostgreSQL's.
+    """
+    if connection.dialect.name == "postgresql":
+        numbers = f"pg_get_serial_sequence('{table.name}', 'id')"
+        connection.execute(
+            text(
+                f"SELECT setval({numbers}, max(id)) FROM {table.name} "  # noqa: S608 - our own tables' names
+                f"HAVING max(id) > coalesce(pg_sequence_last_value({numbers}::regclass), 0)"
+            )
         )
 
 

@@ -1,35 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
 """The broker's side of the database: what :class:`~sealpod.kbs.core.ports.BrokerStore` asks for.
 
-A secret and its policy are read by one statement, so that no change between two reads can part them.
+A secret and its policy are read by one statement, so that no change between two reads can part them. What
+changes goes through :mod:`sealpod.kbs.store.audit`, together with the decision it follows from.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Engine, Select, Table, delete, func, insert, select
+from sqlalchemy import Row, Select, Table, bindparam, select
 
-from sealpod.errors import DecodeError, RefusedError
+from sealpod.errors import DecodeError
+from sealpod.kbs.core.audit import Entry
 from sealpod.kbs.core.encoding import decode_base64, encode_base64
 from sealpod.kbs.core.evidence import Evidence
+from sealpod.kbs.core.limits import Limits
 from sealpod.kbs.core.online import CONNECTION_KEY_SIZE
-from sealpod.kbs.core.records import Connection, Launch, StoredKeyset, StoredSecret
-from sealpod.kbs.store import columns, schema
-from sealpod.kbs.store.engine import reading, writing
+from sealpod.kbs.core.records import (
+    Change,
+    Connection,
+    Launch,
+    Platform,
+    StoredKeyset,
+    StoredReportKey,
+    StoredResource,
+    StoredSecret,
+)
+from sealpod.kbs.store import columns, moments, schema
+from sealpod.kbs.store.audit import Settler
+from sealpod.kbs.store.database import Database
+from sealpod.kbs.store.engine import fetch
 from sealpod.secret import SecretBytes
 
 
 def _with_policy(table: Table, key: str, value: str) -> Select[tuple[object, ...]]:
     policy = schema.policy
+    # Built once: building a statement costs more than running it.
     return select(
         table.c[key].label("name"),
         table.c[value].label("value"),
         table.c.polid,
         policy.c.id.label("policy_id"),
-        policy.c.valid,
+        moments.in_force(policy).label("in_force"),
         policy.c.allowed_digests,
         policy.c.allowed_policies,
         policy.c.min_fw_api_major,
@@ -38,93 +53,100 @@ def _with_policy(table: Table, key: str, value: str) -> Select[tuple[object, ...
     ).select_from(table.outerjoin(policy, table.c.polid == policy.c.id))
 
 
-_SECRET: Final = _with_policy(schema.secrets, "secret_id", "secret")
-_KEYSET: Final = _with_policy(schema.keysets, "keysetid", "kskeys")
+def _by_name(table: Table, key: str, value: str) -> Select[tuple[object, ...]]:
+    return _with_policy(table, key, value).where(table.c[key] == bindparam("name"))
+
+
+_SECRET: Final = _by_name(schema.secrets, "secret_id", "secret")
+_KEYSET: Final = _by_name(schema.keysets, "keysetid", "kskeys")
+_REPORT_KEY: Final = _by_name(schema.report_keypair, "key_id", "keypair")
+_RESOURCE: Final = (
+    _with_policy(schema.resources, "resource_id", "resource_path")
+    .add_columns(schema.resources.c.resource_type)
+    .where(schema.resources.c.resource_type == bindparam("name"))
+    .order_by(schema.resources.c.id)
+)
+# Of a connection's second row; none when simple-kbs made it.
+_OURS: Final = ("root", "ark", "chain", "chip", "created_at")
+# Dates are not selected as such: SQLite keeps what a hand-written statement put there.
+_CONNECTION: Final = (
+    select(
+        *(
+            schema.conn_bundle.c[name]
+            for name in (
+                "policy",
+                "fw_api_major",
+                "fw_api_minor",
+                "fw_build_id",
+                "launch_description",
+                "fw_digest",
+                "symkey",
+            )
+        ),
+        *(schema.connections.c[name] for name in _OURS),
+    )
+    .select_from(
+        schema.conn_bundle.outerjoin(
+            schema.connections, schema.connections.c.client_id == schema.conn_bundle.c.id
+        )
+    )
+    .where(
+        schema.conn_bundle.c.id == bindparam("id"), moments.has_not_ended(schema.conn_bundle.c.delete_date)
+    )
+)
+_LAUNCH: Final = select(schema.launches).where(
+    schema.launches.c.launch_id == bindparam("id"), schema.launches.c.expires_at > bindparam("now")
+)
 
 
 class SqlBrokerStore:
     """A :class:`~sealpod.kbs.core.ports.BrokerStore`; safe to use from several threads and processes."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, db: Database) -> None:
+        self._engine = db.engine
+        self._sealer = db.sealer
+        self._settler = Settler(db.engine, self._connection_row)
 
     def find_secret(self, secret_id: str) -> StoredSecret | None:
-        with reading(self._engine) as connection:
-            rows = connection.execute(_SECRET.where(schema.secrets.c.secret_id == secret_id)).all()
-        # MySQL compares without case and trailing spaces; an id is exactly itself.
-        for row in rows:
-            if row.name == secret_id and row.value is not None:
-                return StoredSecret(row.name, SecretBytes(str(row.value).encode()), columns.rule_of(row))
-        return None
+        row = self._find(_SECRET, secret_id)
+        if row is None or row.value is None:
+            return None
+        return StoredSecret(row.name, self._open("secrets", row.name, row.value), columns.rule_of(row))
 
     def find_keyset(self, keyset_id: str) -> StoredKeyset | None:
-        with reading(self._engine) as connection:
-            rows = connection.execute(_KEYSET.where(schema.keysets.c.keysetid == keyset_id)).all()
-        for row in rows:
-            if row.name == keyset_id:
-                return StoredKeyset(row.name, columns.names_of(row.value), columns.rule_of(row))
+        row = self._find(_KEYSET, keyset_id)
+        if row is None:
+            return None
+        return StoredKeyset(row.name, columns.names_of(row.value), columns.rule_of(row))
+
+    def find_report_key(self, key_id: str) -> StoredReportKey | None:
+        row = self._find(_REPORT_KEY, key_id)
+        if row is None or row.value is None:
+            return None
+        value = self._open("report_keypair", row.name, row.value)
+        return StoredReportKey(row.name, value, columns.rule_of(row))
+
+    def find_resource(self, kind: str) -> StoredResource | None:
+        for row in self._all(_RESOURCE, kind):
+            if row.resource_type == kind and row.value is not None:
+                return StoredResource(str(row.name), kind, str(row.value), columns.rule_of(row))
         return None
 
-    def add_launch(self, launch: Launch, *, limit: int) -> None:
-        table = schema.launches
-        with writing(self._engine) as connection:
-            connection.execute(delete(table).where(table.c.expires_at <= launch.created_at))
-            count = connection.execute(select(func.count()).select_from(table)).scalar_one()
-            if count >= limit:
-                raise RefusedError(
-                    f"{count} launches are in progress",
-                    code="launch.too-many",
-                    remedy="Try again when some have ended; each ends by its secret request or its time",
-                )
-            connection.execute(
-                insert(table).values(
-                    launch_id=str(launch.id),
-                    policy=launch.policy,
-                    sealed_keys=launch.sealed_keys,
-                    root=launch.root,
-                    created_at=launch.created_at,
-                    expires_at=launch.expires_at,
-                )
-            )
+    def settle(self, change: Change, *, now: float, limits: Limits) -> Entry:
+        return self._settler.settle(change, now=now, limits=limits)
 
     def find_launch(self, launch_id: UUID, *, now: float) -> Launch | None:
-        table = schema.launches
-        statement = select(table).where(table.c.launch_id == str(launch_id), table.c.expires_at > now)
-        with reading(self._engine) as connection:
-            row = connection.execute(statement).one_or_none()
+        row = next(iter(fetch(self._engine, _LAUNCH, {"id": str(launch_id), "now": now})), None)
         if row is None:
             return None
-        return Launch(launch_id, row.policy, row.sealed_keys, row.root, row.created_at, row.expires_at)
-
-    def consume_launch(self, launch_id: UUID, *, now: float) -> bool:
-        table = schema.launches
-        statement = delete(table).where(table.c.launch_id == str(launch_id), table.c.expires_at > now)
-        with writing(self._engine) as connection:
-            # The database lets one of several deletions find the row; the others count none.
-            return connection.execute(statement).rowcount == 1
-
-    def add_connections(self, connections: Sequence[Connection]) -> None:
-        rows = [_connection_row(one) for one in connections]
-        with writing(self._engine) as connection:
-            connection.execute(insert(schema.conn_bundle), rows)
+        platform = Platform(row.root, row.ark, row.chain, row.chip)
+        return Launch(launch_id, row.policy, row.sealed_keys, platform, row.created_at, row.expires_at)
 
     def find_connection(self, client_id: UUID) -> Connection | None:
-        table = schema.conn_bundle
-        # Dates are not selected as such: SQLite keeps what a hand-written statement put there.
-        statement = select(
-            table.c.policy,
-            table.c.fw_api_major,
-            table.c.fw_api_minor,
-            table.c.fw_build_id,
-            table.c.launch_description,
-            table.c.fw_digest,
-            table.c.symkey,
-        ).where(table.c.id == str(client_id), table.c.delete_date.is_(None))
-        with reading(self._engine) as connection:
-            row = connection.execute(statement).one_or_none()
+        row = next(iter(fetch(self._engine, _CONNECTION, {"id": str(client_id)})), None)
         if row is None:
             return None
-        if None in tuple(row):
+        if None in tuple(row)[: -len(_OURS)]:
             raise _malformed()
         evidence = Evidence(
             columns.unsigned(row.policy),
@@ -134,27 +156,43 @@ class SqlBrokerStore:
             row.fw_digest,
             row.launch_description,
         )
-        return Connection(client_id, _connection_key(row.symkey), evidence)
+        platform = None if row.root is None else Platform(row.root, row.ark, row.chain, row.chip)
+        key = _connection_key(self._open("conn_bundle", str(client_id), row.symkey))
+        return Connection(client_id, key, evidence, platform, row.created_at)
+
+    def _all(self, statement: Select[Any], name: str) -> Sequence[Row[Any]]:
+        # PostgreSQL refuses a text with NUL, and no database has one as an id.
+        return () if "\0" in name else fetch(self._engine, statement, {"name": name})
+
+    def _find(self, statement: Select[Any], name: str) -> Row[Any] | None:
+        for row in self._all(statement, name):
+            # MySQL compares without case and trailing spaces; an id is exactly itself.
+            if row.name == name:
+                return row
+        return None
+
+    def _open(self, table: str, key: str, column: object) -> SecretBytes:
+        return self._sealer.open_text(table, key, str(column))
+
+    def _connection_row(self, connection: Connection) -> dict[str, object]:
+        evidence, name = connection.evidence, str(connection.client_id)
+        key = SecretBytes(encode_base64(connection.key.reveal()).encode("ascii"))
+        return {
+            "id": name,
+            "policy": columns.signed(evidence.policy),
+            "fw_api_major": evidence.api_major,
+            "fw_api_minor": evidence.api_minor,
+            "fw_build_id": evidence.build_id,
+            "launch_description": evidence.description,
+            "fw_digest": evidence.digest,
+            "symkey": self._sealer.seal_text("conn_bundle", name, key, width=schema.MAX_SYMKEY),
+            "create_date": columns.now(),
+        }
 
 
-def _connection_row(connection: Connection) -> dict[str, object]:
-    evidence = connection.evidence
-    return {
-        "id": str(connection.client_id),
-        "policy": columns.signed(evidence.policy),
-        "fw_api_major": evidence.api_major,
-        "fw_api_minor": evidence.api_minor,
-        "fw_build_id": evidence.build_id,
-        "launch_description": evidence.description,
-        "fw_digest": evidence.digest,
-        "symkey": encode_base64(connection.key.reveal()),
-        "create_date": columns.now(),
-    }
-
-
-def _connection_key(text: str) -> SecretBytes:
+def _connection_key(text: SecretBytes) -> SecretBytes:
     try:
-        key = SecretBytes(decode_base64(text, limit=CONNECTION_KEY_SIZE))
+        key = SecretBytes(decode_base64(text.reveal().decode(), limit=CONNECTION_KEY_SIZE))
     except DecodeError:
         # The decoder's words tell a byte of the key.
         raise _malformed() from None

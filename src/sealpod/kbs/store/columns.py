@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -34,17 +35,17 @@ def now() -> datetime:
 def rule_of(row: Row[Any]) -> Rule | None:
     """The policy joined to a secret or keyset; None when its row names none.
 
-    Needs the columns ``polid``, ``policy_id``, ``valid`` and the five of the policy.
+    Needs the columns ``polid``, ``policy_id``, ``in_force`` and the five of the policy.
 
-    :raise RefusedError: the policy is missing, withdrawn (``valid`` is not 1) or unreadable. simple-kbs
-        logs this and releases.
+    :raise RefusedError: the policy is missing, not in force (:func:`sealpod.kbs.store.moments.in_force`) or
+        unreadable. simple-kbs logs this and releases.
     """
     if row.polid is None:
         return None
-    if row.policy_id is None or row.valid != 1:
-        raise _unavailable(f"policy {row.polid} does not exist or is withdrawn")
+    if row.policy_id is None or row.in_force != 1:
+        raise _unavailable(f"policy {row.polid} does not exist or is not in force")
     try:
-        return read_rule(row)
+        return replace(read_rule(row), name=str(row.polid))
     except DecodeError as error:
         raise _unavailable(f"policy {row.polid} cannot be read: {error.message}") from error
 

@@ -2,76 +2,70 @@
 """Opening the database: a SQLAlchemy engine from a URL, its tables made when they are not there.
 
 A SQLite file is created 0600, in write-ahead mode so that readers and the broker's writes do not wait for
-each other; its ``-wal`` and ``-shm`` companions take the file's mode. Errors of the database become ours,
-without the values of the statement: those may be secrets.
+each other; its ``-wal`` and ``-shm`` companions take the file's mode. A served database gets a constant
+number of connections, each asked whether it still lives after it lay idle, and reads what others committed
+(READ COMMITTED), which also keeps MySQL from locking gaps between rows. Errors of the database become ours
+(:mod:`sealpod.kbs.store.failures`).
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
-from sqlalchemy import Engine, create_engine, event, inspect
+from sqlalchemy import Engine, Executable, Row, create_engine, event
 from sqlalchemy.engine import URL, Connection, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, NoSuchModuleError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from sealpod.errors import AccessError, NotFoundError, OperationError, UnavailableError, UsageError
-from sealpod.kbs.store import schema
+from sealpod.kbs.store.environment import TYPES
+from sealpod.kbs.store.failures import translated
 
 BUSY_TIMEOUT: Final = 10.0
-"""Seconds a SQLite statement waits for another process's write. Kata gives a call ten."""
+"""Seconds a SQLite statement waits for another process's write, and a call for a connection of the pool.
+Kata gives a call ten."""
+CONNECT_TIMEOUT: Final = 10
+"""Seconds to connect to a served database."""
+STATEMENT_TIMEOUT: Final = 30
+"""Seconds without an answer after which a connection to MySQL is given up."""
+IDLE: Final = 2.0
+"""Seconds after which a connection is asked whether it still lives before it is used. A database that was
+restarted closed them all, and one that is loaded should not be asked before every statement."""
+POOL: Final = 5
+"""Connections when nobody says otherwise: a command needs one."""
 
 _URL_REMEDY: Final = "Use SQLAlchemy's form, for instance sqlite:////var/lib/sealpod/kbs.db"
 
 
-def open_engine(url: str, *, pool_size: int = 5) -> Engine:
-    """An engine on ``url`` with all tables present. Close it with ``dispose()``.
+def open_engine(url: str | URL, *, pool_size: int = POOL, migrate: bool = False) -> Engine:
+    """An engine on a database whose tables are this version's. Close it with ``dispose()``.
+
+    An empty database gets its tables. One that simple-kbs or an earlier version made is brought up to date
+    with ``migrate``, and refused without.
 
     :raise UsageError: not a database URL, or its driver is not installed.
+    :raise ConflictError: ``store.unmigrated``, ``store.too-new``.
     :raise NotFoundError, AccessError, UnavailableError, OperationError: the database cannot be opened.
     """
-    parsed = _parse(url)
-    engine = _create(parsed, pool_size)
+    from sealpod.kbs.store.layout import require_current
+
+    engine = connect_engine(url, pool_size=pool_size)
     try:
-        _create_tables(engine)
+        require_current(engine, migrate=migrate)
     except BaseException:
         engine.dispose()
         raise
     return engine
 
 
-def _create_tables(engine: Engine) -> None:
-    with translated():
-        if schema.metadata.tables.keys() <= set(inspect(engine).get_table_names()):
-            return
-        with engine.begin() as connection:
-            if engine.dialect.name == "sqlite":
-                # Held while looking again and creating: two processes may start at the same time.
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-            schema.metadata.create_all(connection)
-
-
-@contextmanager
-def translated() -> Iterator[None]:
-    """Turn SQLAlchemy's errors into ours. Their own text holds the statement, so only the driver's is told.
-
-    :raise UnavailableError: the database cannot be reached or is locked by others.
-    :raise OperationError: it refused a statement.
-    """
-    try:
-        yield
-    except OperationalError as error:
-        raise UnavailableError(
-            f"the database does not answer ({_cause(error)})",
-            code="store.unavailable",
-            remedy="Check that the database runs, is writable and has space",
-        ) from None
-    except SQLAlchemyError as error:
-        raise OperationError(f"the database refused ({_cause(error)})", code="store.failed") from None
+def connect_engine(url: str | URL, *, pool_size: int = POOL) -> Engine:
+    """An engine whatever the tables are. :raise SealpodError: as :func:`open_engine`."""
+    return _create(parse_url(url), pool_size)
 
 
 @contextmanager
@@ -88,11 +82,31 @@ def reading(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
-def _parse(url: str) -> URL:
+def fetch(
+    engine: Engine, statement: Executable, parameters: Mapping[str, Any] | None = None
+) -> Sequence[Row[Any]]:
+    """All rows of one reading statement, asked once more on a new connection if the old one was lost."""
+    try:
+        with reading(engine) as connection:
+            return connection.execute(statement, parameters).all()
+    except UnavailableError:
+        if engine.dialect.name == "sqlite":
+            raise  # It waited for its lock already, and has no connection to lose.
+    with reading(engine) as connection:
+        return connection.execute(statement, parameters).all()
+
+
+def parse_url(url: str | URL) -> URL:
+    """A URL with its driver chosen.
+
+    :raise UsageError: it is none, or one of a database in memory.
+    """
     try:
         parsed = make_url(url)
     except ArgumentError:
         raise UsageError("not a database URL", code="store.url", remedy=_URL_REMEDY) from None
+    if parsed.drivername in TYPES:
+        parsed = parsed.set(drivername=TYPES[parsed.drivername])
     if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
         raise UsageError(
             "a database in memory would forget the secrets", code="store.url", remedy=_URL_REMEDY
@@ -100,15 +114,24 @@ def _parse(url: str) -> URL:
     return parsed
 
 
+def masked(url: str | URL) -> str:
+    """A URL as it may be shown, with stars for its password."""
+    return parse_url(url).render_as_string(hide_password=True)
+
+
 def _create(url: URL, pool_size: int) -> Engine:
     sqlite = url.get_backend_name() == "sqlite"
-    options: dict[str, Any] = {"hide_parameters": True, "pool_size": pool_size, "max_overflow": pool_size}
+    options: dict[str, Any] = {
+        "hide_parameters": True,
+        "pool_size": pool_size,
+        "max_overflow": 0,
+        "pool_timeout": BUSY_TIMEOUT,
+        "connect_args": _connect_arguments(url),
+    }
     if sqlite:
         _create_file(str(url.database))
-        options["connect_args"] = {"timeout": BUSY_TIMEOUT, "check_same_thread": False}
     else:
-        # A served database closes idle connections; find out before a statement is lost.
-        options["pool_pre_ping"] = True
+        options["isolation_level"] = "READ COMMITTED"
     try:
         engine = create_engine(url, **options)
     except NoSuchModuleError:
@@ -121,7 +144,48 @@ def _create(url: URL, pool_size: int) -> Engine:
         ) from None
     if sqlite:
         event.listen(engine, "connect", _prepare_sqlite)
+    else:
+        _ask_idle_connections(engine)
     return engine
+
+
+def _connect_arguments(url: URL) -> dict[str, Any]:
+    if url.get_backend_name() == "sqlite":
+        return {"timeout": BUSY_TIMEOUT, "check_same_thread": False}
+    arguments: dict[str, Any] = {}
+    if url.drivername == "mysql+pymysql":
+        arguments = {
+            "charset": "utf8mb4",
+            "connect_timeout": CONNECT_TIMEOUT,
+            "read_timeout": STATEMENT_TIMEOUT,
+            "write_timeout": STATEMENT_TIMEOUT,
+        }
+    elif url.drivername == "postgresql+psycopg":
+        arguments = {"connect_timeout": CONNECT_TIMEOUT, "tcp_user_timeout": STATEMENT_TIMEOUT * 1000}
+    # What the URL says itself goes before.
+    return {name: value for name, value in arguments.items() if name not in url.query}
+
+
+def _ask_idle_connections(engine: Engine) -> None:
+    def checked_in(_connection: Any, entry: ConnectionPoolEntry) -> None:
+        entry.info["idle since"] = time.monotonic()
+
+    def checked_out(connection: Any, entry: ConnectionPoolEntry, _proxy: Any) -> None:
+        since = entry.info.get("idle since")
+        if since is None or time.monotonic() - since < IDLE:
+            return
+        if not _lives(engine, connection):
+            raise DisconnectionError  # The pool takes another, or a new one.
+
+    event.listen(engine, "checkin", checked_in)
+    event.listen(engine, "checkout", checked_out)
+
+
+def _lives(engine: Engine, connection: Any) -> bool:
+    try:
+        return bool(engine.dialect.do_ping(connection))
+    except (DBAPIError, engine.dialect.loaded_dbapi.Error):
+        return False
 
 
 def _create_file(path: str) -> None:
@@ -150,11 +214,3 @@ def _prepare_sqlite(connection: sqlite3.Connection, _entry: ConnectionPoolEntry)
     # Deleted secrets and launches are overwritten with zeros rather than left in free pages.
     cursor.execute("PRAGMA secure_delete=ON")
     cursor.close()
-
-
-def _cause(error: SQLAlchemyError) -> str:
-    original = error.orig if isinstance(error, DBAPIError) else None
-    if isinstance(original, sqlite3.Error):
-        # SQLite's messages name tables and columns, never values.
-        return f"{type(original).__name__}: {original}"
-    return type(error if original is None else original).__name__

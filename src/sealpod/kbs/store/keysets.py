@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, Select, delete, insert, select, update
+from sqlalchemy import Connection, Row, Select, delete, select
 
 from sealpod.errors import DecodeError, NotFoundError, UsageError
 from sealpod.kbs.store import columns, schema
-from sealpod.kbs.store.admin import check_identifier, policy_label, policy_number
+from sealpod.kbs.store.admin import check_identifier, exact_row, policy_label, policy_number, put_row
+from sealpod.kbs.store.database import Database
 from sealpod.kbs.store.engine import reading, writing
 from sealpod.kbs.store.secrets import unknown_secret
 
@@ -26,7 +27,7 @@ class KeysetInfo:
     policy: str | None
 
 
-def set_keyset(engine: Engine, keyset_id: str, members: Sequence[str], *, policy: str | None) -> None:
+def set_keyset(db: Database, keyset_id: str, members: Sequence[str], *, policy: str | None) -> None:
     """Make or replace a keyset of secrets that exist; a secret given twice is in it once.
 
     :raise UsageError: an id that does not fit, or no secrets.
@@ -35,40 +36,38 @@ def set_keyset(engine: Engine, keyset_id: str, members: Sequence[str], *, policy
     check_identifier("keyset", keyset_id, limit=schema.MAX_KEYSET_ID)
     if not members:
         raise UsageError("a keyset has at least one secret", code="keyset.empty")
-    table = schema.keysets
-    with writing(engine) as connection:
+    with writing(db.engine) as connection:
         _must_exist(connection, members)
         row = {
             "kskeys": json.dumps(list(dict.fromkeys(members)), ensure_ascii=False),
             "polid": policy_number(connection, policy),
         }
-        changed = connection.execute(update(table).where(table.c.keysetid == keyset_id).values(row))
-        if changed.rowcount == 0:
-            connection.execute(insert(table).values(keysetid=keyset_id, **row))
+        put_row(connection, schema.keysets, "keysetid", keyset_id, row)
 
 
-def list_keysets(engine: Engine) -> tuple[KeysetInfo, ...]:
+def list_keysets(db: Database) -> tuple[KeysetInfo, ...]:
     """All keysets by id."""
-    with reading(engine) as connection:
+    with reading(db.engine) as connection:
         rows = connection.execute(_select().order_by(schema.keysets.c.keysetid)).all()
     return tuple(_info(row) for row in rows)
 
 
-def show_keyset(engine: Engine, keyset_id: str) -> KeysetInfo:
+def show_keyset(db: Database, keyset_id: str) -> KeysetInfo:
     """:raise NotFoundError: there is none."""
-    with reading(engine) as connection:
+    with reading(db.engine) as connection:
         for row in connection.execute(_select().where(schema.keysets.c.keysetid == keyset_id)).all():
             if row.keysetid == keyset_id:
                 return _info(row)
     raise _unknown(keyset_id)
 
 
-def delete_keyset(engine: Engine, keyset_id: str) -> None:
+def delete_keyset(db: Database, keyset_id: str) -> None:
     """Delete a keyset; its secrets stay. :raise NotFoundError: there is none."""
-    table = schema.keysets
-    with writing(engine) as connection:
-        if connection.execute(delete(table).where(table.c.keysetid == keyset_id)).rowcount == 0:
+    with writing(db.engine) as connection:
+        row = exact_row(connection, schema.keysets, "keysetid", keyset_id)
+        if row is None:
             raise _unknown(keyset_id)
+        connection.execute(delete(schema.keysets).where(schema.keysets.c.id == row))
 
 
 def _must_exist(connection: Connection, members: Sequence[str]) -> None:

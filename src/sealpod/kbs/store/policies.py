@@ -6,12 +6,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, Select, delete, insert, select, update
+from sqlalchemy import Connection, Row, Select, case, delete, insert, select, update
 
 from sealpod.errors import ConflictError, DecodeError, NotFoundError, OperationError, UsageError
 from sealpod.kbs.core.policy import Rule
-from sealpod.kbs.store import columns, schema
-from sealpod.kbs.store.admin import REFERRING, check_identifier, policy_number
+from sealpod.kbs.store import columns, moments, schema
+from sealpod.kbs.store.admin import REFERRING, advance_numbers, check_identifier, policy_number
+from sealpod.kbs.store.database import Database
 from sealpod.kbs.store.engine import reading, writing
 
 
@@ -19,7 +20,8 @@ from sealpod.kbs.store.engine import reading, writing
 class PolicyInfo:
     """A policy. ``name`` is its number as text when nobody named it.
 
-    ``rule`` is None when its row cannot be read; such a policy, and one that is not ``valid``, refuses.
+    ``rule`` is None when its row cannot be read; such a policy, and one that is not ``valid`` (marked so, and
+    between its two dates), refuses.
     """
 
     name: str
@@ -28,7 +30,7 @@ class PolicyInfo:
     valid: bool
 
 
-def set_policy(engine: Engine, name: str, rule: Rule) -> int:
+def set_policy(db: Database, name: str, rule: Rule) -> int:
     """Make a policy, or replace what the one of this name says; what refers to it keeps doing so.
 
     Gives its number, which positional SQL statements use.
@@ -38,7 +40,7 @@ def set_policy(engine: Engine, name: str, rule: Rule) -> int:
     check_identifier("policy", name, limit=schema.MAX_NAME)
     if name.isdigit():
         raise UsageError("a policy name is not a number", code="policy.id", remedy="Give it a letter")
-    with writing(engine) as connection:
+    with writing(db.engine) as connection:
         try:
             number = policy_number(connection, name)
         except NotFoundError:
@@ -46,16 +48,16 @@ def set_policy(engine: Engine, name: str, rule: Rule) -> int:
         return _insert(connection, name, rule) if number is None else _replace(connection, number, rule)
 
 
-def list_policies(engine: Engine) -> tuple[PolicyInfo, ...]:
+def list_policies(db: Database) -> tuple[PolicyInfo, ...]:
     """All policies by number."""
-    with reading(engine) as connection:
+    with reading(db.engine) as connection:
         rows = connection.execute(_select().order_by(schema.policy.c.id)).all()
     return tuple(_info(row) for row in rows)
 
 
-def show_policy(engine: Engine, name: str) -> tuple[PolicyInfo, tuple[str, ...]]:
+def show_policy(db: Database, name: str) -> tuple[PolicyInfo, tuple[str, ...]]:
     """One policy and what refers to it, as ``noun id``. :raise NotFoundError: there is none."""
-    with reading(engine) as connection:
+    with reading(db.engine) as connection:
         number = policy_number(connection, name)
         row = connection.execute(_select().where(schema.policy.c.id == number)).one_or_none()
         if row is None:
@@ -64,10 +66,23 @@ def show_policy(engine: Engine, name: str) -> tuple[PolicyInfo, tuple[str, ...]]
         return _info(row), _users(connection, row.id)
 
 
-def delete_policy(engine: Engine, name: str) -> None:
+def withdraw_policy(db: Database, name: str) -> None:
+    """End a policy's time: what refers to it is refused from now on, until it is set again.
+
+    :raise NotFoundError: there is none.
+    """
+    table = schema.policy
+    with writing(db.engine) as connection:
+        number = policy_number(connection, name)
+        ended = update(table).where(table.c.id == number).values(valid=0, delete_date=moments.Now())
+        if connection.execute(ended).rowcount == 0:
+            raise NotFoundError(f"policy {name!r} has lost its row", code="policy.unknown")
+
+
+def delete_policy(db: Database, name: str) -> None:
     """:raise NotFoundError: there is none. :raise ConflictError: something refers to it."""
     names, policy = schema.policy_names, schema.policy
-    with writing(engine) as connection:
+    with writing(db.engine) as connection:
         number = policy_number(connection, name)
         users = _users(connection, number)
         if users:
@@ -81,7 +96,8 @@ def delete_policy(engine: Engine, name: str) -> None:
 
 
 def _insert(connection: Connection, name: str, rule: Rule) -> int:
-    result = connection.execute(insert(schema.policy).values(**_columns(rule), create_date=columns.now()))
+    advance_numbers(connection, schema.policy)
+    result = connection.execute(insert(schema.policy).values(**_columns(rule), create_date=moments.Now()))
     key = result.inserted_primary_key
     if key is None:
         raise OperationError("the database gave no number for the new policy", code="store.failed")
@@ -93,11 +109,20 @@ def _insert(connection: Connection, name: str, rule: Rule) -> int:
 def _replace(connection: Connection, number: int, rule: Rule) -> int:
     table = schema.policy
     changed = connection.execute(
-        update(table).where(table.c.id == number).values(**_columns(rule), delete_date=None)
+        update(table).where(table.c.id == number).values(**_columns(rule), **_begins_now())
     )
     if changed.rowcount == 0:
-        connection.execute(insert(table).values(id=number, **_columns(rule), create_date=columns.now()))
+        connection.execute(insert(table).values(id=number, **_columns(rule), create_date=moments.Now()))
     return number
+
+
+def _begins_now() -> dict[str, object]:
+    """Dates of a policy that is set again: an end is taken back, a beginning to come is now."""
+    created = schema.policy.c.create_date
+    return {
+        "delete_date": None,
+        "create_date": case((moments.has_begun(created), created), else_=moments.Now()),
+    }
 
 
 def _columns(rule: Rule) -> dict[str, object]:
@@ -125,7 +150,7 @@ def _select() -> Select[Any]:
     return select(
         names.c.name,
         policy.c.id,
-        policy.c.valid,
+        moments.in_force(policy).label("in_force"),
         policy.c.allowed_digests,
         policy.c.allowed_policies,
         policy.c.min_fw_api_major,
@@ -140,4 +165,4 @@ def _info(row: Row[Any]) -> PolicyInfo:
         rule = columns.read_rule(row)
     except DecodeError:
         rule = None
-    return PolicyInfo(row.name or str(row.id), row.id, rule, row.valid == 1)
+    return PolicyInfo(row.name or str(row.id), row.id, rule, row.in_force == 1)

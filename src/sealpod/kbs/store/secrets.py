@@ -6,71 +6,73 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, Row, Select, delete, insert, select, update
+from sqlalchemy import Connection, Row, Select, delete, select
 
-from sealpod.errors import ConflictError, DecodeError, NotFoundError, UsageError
+from sealpod.errors import ConflictError, DecodeError, NotFoundError, UsageError, VerificationError
 from sealpod.kbs.core.encoding import decode_base64, encode_base64
+from sealpod.kbs.core.sealing import is_sealed
 from sealpod.kbs.store import columns, schema
-from sealpod.kbs.store.admin import check_identifier, policy_label, policy_number
+from sealpod.kbs.store.admin import check_identifier, exact_row, policy_label, policy_number, put_row
+from sealpod.kbs.store.database import Database
 from sealpod.kbs.store.engine import reading, writing
 from sealpod.secret import SecretBytes
 
-MAX_SIZE: Final = schema.MAX_SECRET_TEXT // 4 * 3
-"""Bytes of a secret: 768, what simple-kbs' column holds as base64."""
+TABLE: Final = "secrets"
 
 
 @dataclass(frozen=True, slots=True)
 class SecretInfo:
-    """A secret without its value. ``size`` is in bytes, None when its row does not hold base64."""
+    """A secret without its value. ``size`` is in bytes, None when its row is not base64 or does not open."""
 
     id: str
     size: int | None
     policy: str | None
+    sealed: bool = False
 
 
-def set_secret(engine: Engine, secret_id: str, value: SecretBytes, *, policy: str | None) -> None:
+def set_secret(db: Database, secret_id: str, value: SecretBytes, *, policy: str | None) -> None:
     """Make or replace a secret; without ``policy`` it has none afterwards.
 
     :raise UsageError: an id or a value that does not fit. :raise NotFoundError: no such policy.
     """
     check_identifier("secret", secret_id, limit=schema.MAX_SECRET_ID)
-    if not 0 < len(value) <= MAX_SIZE:
+    largest = db.sealer.limit(schema.MAX_SECRET_TEXT)
+    if not 0 < len(value) <= largest:
         raise UsageError(
-            f"a secret has 1 to {MAX_SIZE} bytes, this one {len(value)}",
+            f"a secret has 1 to {largest} bytes, this one {len(value)}",
             code="secret.size",
             remedy="Store a key and encrypt what it protects",
         )
-    table = schema.secrets
-    with writing(engine) as connection:
-        row = {"secret": encode_base64(value.reveal()), "polid": policy_number(connection, policy)}
-        changed = connection.execute(update(table).where(table.c.secret_id == secret_id).values(row))
-        if changed.rowcount == 0:
-            connection.execute(insert(table).values(secret_id=secret_id, **row))
+    text = SecretBytes(encode_base64(value.reveal()).encode("ascii"))
+    written = db.sealer.seal_text(TABLE, secret_id, text, width=schema.MAX_SECRET_TEXT)
+    with writing(db.engine) as connection:
+        row = {"secret": written, "polid": policy_number(connection, policy)}
+        put_row(connection, schema.secrets, "secret_id", secret_id, row)
 
 
-def list_secrets(engine: Engine) -> tuple[SecretInfo, ...]:
+def list_secrets(db: Database) -> tuple[SecretInfo, ...]:
     """All secrets by id."""
-    with reading(engine) as connection:
+    with reading(db.engine) as connection:
         rows = connection.execute(_select().order_by(schema.secrets.c.secret_id)).all()
-    return tuple(_info(row) for row in rows)
+    return tuple(_info(db, row) for row in rows if row.secret_id is not None)
 
 
-def show_secret(engine: Engine, secret_id: str) -> tuple[SecretInfo, SecretBytes]:
-    """One secret and its value as base64 text, as the table has it.
+def show_secret(db: Database, secret_id: str) -> SecretInfo:
+    """One secret without its value. :raise NotFoundError: there is none."""
+    return _info(db, _row(db, secret_id))
 
-    :raise NotFoundError: there is none.
+
+def reveal_secret(db: Database, secret_id: str) -> SecretBytes:
+    """A secret's value as base64 text, or whatever text a hand-written statement put there.
+
+    :raise NotFoundError: there is none. :raise VerificationError: it does not open.
     """
-    with reading(engine) as connection:
-        for row in connection.execute(_select().where(schema.secrets.c.secret_id == secret_id)).all():
-            if row.secret_id == secret_id:
-                return _info(row), SecretBytes((row.secret or "").encode())
-    raise unknown_secret(secret_id)
+    return _open(db, _row(db, secret_id))
 
 
-def delete_secret(engine: Engine, secret_id: str) -> None:
+def delete_secret(db: Database, secret_id: str) -> None:
     """:raise NotFoundError: there is none. :raise ConflictError: a keyset holds it."""
-    table = schema.secrets
-    with writing(engine) as connection:
+    with writing(db.engine) as connection:
         users = _keysets_with(connection, secret_id)
         if users:
             raise ConflictError(
@@ -78,8 +80,10 @@ def delete_secret(engine: Engine, secret_id: str) -> None:
                 code="secret.in-use",
                 remedy="Set the keyset without it, or delete the keyset, first",
             )
-        if connection.execute(delete(table).where(table.c.secret_id == secret_id)).rowcount == 0:
+        row = exact_row(connection, schema.secrets, "secret_id", secret_id)
+        if row is None:
             raise unknown_secret(secret_id)
+        connection.execute(delete(schema.secrets).where(schema.secrets.c.id == row))
 
 
 def unknown_secret(secret_id: str) -> NotFoundError:
@@ -96,12 +100,26 @@ def _select() -> Select[Any]:
     return select(table.c.secret_id, table.c.secret, policy_label(table.c.polid))
 
 
-def _info(row: Row[Any]) -> SecretInfo:
+def _row(db: Database, secret_id: str) -> Row[Any]:
+    with reading(db.engine) as connection:
+        for row in connection.execute(_select().where(schema.secrets.c.secret_id == secret_id)).all():
+            if row.secret_id == secret_id:
+                return row
+    raise unknown_secret(secret_id)
+
+
+def _open(db: Database, row: Row[Any]) -> SecretBytes:
+    return db.sealer.open_text(TABLE, str(row.secret_id), row.secret or "")
+
+
+def _info(db: Database, row: Row[Any]) -> SecretInfo:
+    sealed = is_sealed(row.secret or "")
     try:
-        size = len(decode_base64(row.secret or "", limit=len(row.secret or "")))
-    except DecodeError:
-        return SecretInfo(str(row.secret_id), None, row.policy)
-    return SecretInfo(str(row.secret_id), size, row.policy)
+        text = _open(db, row).reveal().decode()
+        size = len(decode_base64(text, limit=len(text)))
+    except (DecodeError, VerificationError):
+        return SecretInfo(str(row.secret_id), None, row.policy, sealed)
+    return SecretInfo(str(row.secret_id), size, row.policy, sealed)
 
 
 def _keysets_with(connection: Connection, secret_id: str) -> list[str]:

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The key owner's view of connections: which guests may ask online, and taking that away.
+
+A connection is revoked by its ``delete_date``, which simple-kbs' table has and simple-kbs does not use.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Row, Select, case, cast, delete, select, update
+from sqlalchemy.types import String
+
+from sealpod.errors import NotFoundError
+from sealpod.kbs.core.audit import timestamp
+from sealpod.kbs.store import columns, moments, schema
+from sealpod.kbs.store.database import Database
+from sealpod.kbs.store.engine import reading, writing
+
+MAX_LISTED: Final = 1000
+"""Connections listed when nobody says otherwise; there may be a hundred thousand."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionInfo:
+    """A connection without its key. ``created`` is UTC where this broker made it, else the table's text."""
+
+    id: str
+    active: bool
+    created: str | None
+    root: str | None
+    policy: int | None
+    firmware: str | None
+    digest: str | None
+    description: str | None
+    messages: int | None
+
+
+def list_connections(
+    db: Database, *, active: bool | None = None, limit: int = MAX_LISTED
+) -> tuple[ConnectionInfo, ...]:
+    """Connections, the newest of this broker first, then those simple-kbs made; ``active`` filters."""
+    statement = _select().order_by(_NO_TIME, _OURS.c.created_at.desc(), _TABLE.c.id).limit(limit)
+    if active is not None:
+        statement = statement.where((1 if active else 0) == _ACTIVE)
+    with reading(db.engine) as connection:
+        return tuple(_info(row) for row in connection.execute(statement).all())
+
+
+def show_connection(db: Database, client_id: str) -> ConnectionInfo:
+    """:raise NotFoundError: there is none."""
+    with reading(db.engine) as connection:
+        row = connection.execute(_select().where(_TABLE.c.id == client_id)).one_or_none()
+    if row is None:
+        raise _unknown(client_id)
+    return _info(row)
+
+
+def revoke_connection(db: Database, client_id: str) -> None:
+    """Refuse this guest from now on; its row stays as a record. :raise NotFoundError: there is none."""
+    ended = (
+        update(_TABLE)
+        .where(_TABLE.c.id == client_id, moments.has_not_ended(_TABLE.c.delete_date))
+        .values(delete_date=moments.Now())
+    )
+    with writing(db.engine) as connection:
+        done = connection.execute(ended).rowcount
+        known = done or connection.execute(select(_TABLE.c.id).where(_TABLE.c.id == client_id)).first()
+    if not known:
+        raise _unknown(client_id)
+
+
+def delete_connection(db: Database, client_id: str) -> None:
+    """Forget a connection altogether. :raise NotFoundError: there is none."""
+    with writing(db.engine) as connection:
+        connection.execute(delete(_OURS).where(_OURS.c.client_id == client_id))
+        if connection.execute(delete(_TABLE).where(_TABLE.c.id == client_id)).rowcount == 0:
+            raise _unknown(client_id)
+
+
+_TABLE: Final = schema.conn_bundle
+_OURS: Final = schema.connections
+_ACTIVE: Final = case((moments.has_not_ended(_TABLE.c.delete_date), 1), else_=0)
+_NO_TIME: Final = case((_OURS.c.created_at.is_(None), 1), else_=0)
+
+
+def _select() -> Select[Any]:
+    return select(
+        _TABLE.c.id,
+        _ACTIVE.label("active"),
+        # As text: SQLite holds whatever a hand-written statement put there.
+        cast(_TABLE.c.create_date, String(32)).label("create_text"),
+        _TABLE.c.policy,
+        _TABLE.c.fw_api_major,
+        _TABLE.c.fw_api_minor,
+        _TABLE.c.fw_build_id,
+        _TABLE.c.fw_digest,
+        _TABLE.c.launch_description,
+        _OURS.c.created_at,
+        _OURS.c.root,
+        _OURS.c.messages,
+    ).select_from(_TABLE.outerjoin(_OURS, _OURS.c.client_id == _TABLE.c.id))
+
+
+def _info(row: Row[Any]) -> ConnectionInfo:
+    version = (row.fw_api_major, row.fw_api_minor, row.fw_build_id)
+    return ConnectionInfo(
+        id=row.id,
+        active=row.active == 1,
+        created=row.create_text if row.created_at is None else timestamp(row.created_at),
+        root=row.root,
+        policy=None if row.policy is None else columns.unsigned(row.policy),
+        firmware=None if None in version else ".".join(str(part) for part in version),
+        digest=row.fw_digest,
+        description=row.launch_description,
+        messages=row.messages,
+    )
+
+
+def _unknown(client_id: str) -> NotFoundError:
+    return NotFoundError(
+        f"no connection {client_id!r}",
+        code="connection.unknown",
+        remedy="See `sealpod kbs connection list`",
+    )

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All sealed columns as one: what is sealed under which key, and bringing every record under the active one.
+
+A walk goes through a table by its primary key, a page at a time, and writes a record only if it still is
+what was read (compare and swap), so the broker may serve meanwhile, a record that somebody set in between
+stays theirs, and a walk that was killed is simply walked again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from sqlalchemy import Engine, Table, and_, case, func, select, update
+from sqlalchemy.sql.elements import ColumnElement
+
+from sealpod.errors import OperationError, SealpodError, UsageError, VerificationError
+from sealpod.kbs.core.sealing import ID_DIGITS, MARK, PREFIX, is_sealed, sealed_under
+from sealpod.kbs.store import schema
+from sealpod.kbs.store.database import Database
+from sealpod.kbs.store.engine import reading, writing
+from sealpod.secret import SecretBytes
+
+PAGE: Final = 200
+"""Records read, and at most written, in one transaction: milliseconds of a lock."""
+
+
+@dataclass(frozen=True, slots=True)
+class SealedColumn:
+    """A column with secrets: ``key`` names the row to a reader and in what the value is bound to."""
+
+    noun: str
+    table: Table
+    key: str
+    value: str
+    width: int
+
+
+COLUMNS: Final = (
+    SealedColumn("secret", schema.secrets, "secret_id", "secret", schema.MAX_SECRET_TEXT),
+    SealedColumn("report key", schema.report_keypair, "key_id", "keypair", schema.MAX_SECRET_TEXT),
+    SealedColumn("connection", schema.conn_bundle, "id", "symkey", schema.MAX_SYMKEY),
+)
+"""Texts, sealed or plain. Launches are sealed always, by the broker's core, and rewrapped like these."""
+_LAUNCHES: Final = SealedColumn("launch", schema.launches, "launch_id", "sealed_keys", 255)
+
+
+@dataclass(slots=True)
+class Survey:
+    """How many records of each kind are in plain, and how many under each key.
+
+    ``unknown`` are those of another version's form.
+    """
+
+    plain: Counter[str] = field(default_factory=Counter)
+    under: dict[str, Counter[str]] = field(default_factory=dict)
+    unknown: Counter[str] = field(default_factory=Counter)
+
+    def missing(self, keys: frozenset[str]) -> dict[str, Counter[str]]:
+        """What is sealed under other keys than these. Launches do not count: they end by themselves."""
+        found = {}
+        for name, counts in self.under.items():
+            lasting = Counter({noun: count for noun, count in counts.items() if noun != _LAUNCHES.noun})
+            if name not in keys and lasting:
+                found[name] = lasting
+        return found
+
+
+@dataclass(slots=True)
+class Walked:
+    """What a walk did: records written, left because somebody changed them meanwhile, and not possible."""
+
+    written: Counter[str] = field(default_factory=Counter)
+    overtaken: int = 0
+    failed: list[tuple[str, str, SealpodError]] = field(default_factory=list)
+    """Noun, id and why."""
+
+
+def survey(engine: Engine) -> Survey:
+    """Count all records by what they are sealed under; reads no value."""
+    found = Survey()
+    width = len(PREFIX) + ID_DIGITS + 1
+    with reading(engine) as connection:
+        for one in COLUMNS:
+            value = one.table.c[one.value]
+            head = case((value.like(f"{MARK}%"), func.substr(value, 1, width)), else_="").label("head")
+            inner = select(head).where(value.is_not(None)).subquery()
+            rows = connection.execute(select(inner.c.head, func.count()).group_by(inner.c.head)).all()
+            for text, count in rows:
+                _count(found, one.noun, str(text), int(count))
+        for (sealed,) in connection.execute(select(schema.launches.c.sealed_keys)).all():
+            _count(found, _LAUNCHES.noun, bytes(sealed)[:width].decode("ascii", "replace"), 1)
+    return found
+
+
+def _count(found: Survey, noun: str, head: str, number: int) -> None:
+    if not is_sealed(head):
+        found.plain[noun] += number
+        return
+    # A complete value has more; this says only which key it names.
+    name = sealed_under(f"{head}AAAA")
+    if name is None:
+        found.unknown[noun] += number
+    else:
+        found.under.setdefault(name, Counter())[noun] += number
+
+
+def seal_plain(db: Database) -> Walked:
+    """Seal what an old tool wrote in plain.
+
+    :raise UsageError: ``kek.none``: there is nothing to seal it with.
+    """
+    if not db.sealer.seals:
+        raise UsageError(
+            "no key-encryption key is loaded", code="kek.unconfigured", remedy="Give one with --kek"
+        )
+
+    def seal(column: SealedColumn, key: str, text: str) -> str | None:
+        if is_sealed(text):
+            return None
+        return db.sealer.seal_text(
+            column.table.name, key, SecretBytes(text.encode("utf-8", "surrogatepass")), width=column.width
+        )
+
+    return _walk(db.engine, seal)
+
+
+def rewrap(db: Database) -> Walked:
+    """Wrap every sealed record under the active key that is under an older one.
+
+    :raise UsageError: ``kek.unconfigured``: there is no active key.
+    """
+    keys = db.sealer.keys
+    if keys is None:
+        raise UsageError(
+            "no key-encryption key is loaded", code="kek.unconfigured", remedy="Give one with --kek"
+        )
+    ring = keys.ring()
+
+    def wrap(_column: SealedColumn, _key: str, text: str) -> str | None:
+        if not is_sealed(text) or sealed_under(text) == ring.active:
+            return None
+        return ring.rewrap(text.encode("utf-8", "surrogatepass")).decode("ascii")
+
+    walked = _walk(db.engine, wrap)
+    _walk_table(db.engine, _LAUNCHES, wrap, walked)
+    return walked
+
+
+def unseal(db: Database) -> Walked:
+    """Write every sealed record in plain, for simple-kbs to read; launches stay.
+
+    :raise VerificationError: one cannot be opened. :raise OperationError: one was changed all the time.
+    """
+
+    def plain(column: SealedColumn, key: str, text: str) -> str | None:
+        if not is_sealed(text):
+            return None
+        return db.sealer.open_text(column.table.name, key, text).reveal().decode("utf-8", "surrogatepass")
+
+    walked = _walk(db.engine, plain)
+    for noun, key, error in walked.failed:
+        raise VerificationError(
+            f"{noun} {key!r} cannot be unsealed: {error.message}", code=error.code, remedy=error.remedy
+        ) from error
+    if walked.overtaken:
+        raise OperationError(
+            f"{walked.overtaken} records were changed meanwhile",
+            code="seal.overtaken",
+            remedy="Stop the key broker, then do it again",
+        )
+    return walked
+
+
+Change = Callable[[SealedColumn, str, str], str | None]
+"""From a record's text to what it becomes; None leaves it."""
+
+
+def _walk(engine: Engine, change: Change) -> Walked:
+    walked = Walked()
+    for one in COLUMNS:
+        _walk_table(engine, one, change, walked)
+    return walked
+
+
+def _walk_table(engine: Engine, one: SealedColumn, change: Change, walked: Walked) -> None:
+    for page in _pages(engine, one):
+        swaps = []
+        for number, key, text in page:
+            try:
+                becomes = change(one, key, text)
+            except SealpodError as error:
+                walked.failed.append((one.noun, key, error))
+                continue
+            if becomes is not None:
+                swaps.append((number, text, becomes))
+        if swaps:
+            _swap(engine, one, swaps, walked)
+
+
+def _swap(engine: Engine, one: SealedColumn, swaps: list[tuple[Any, str, str]], walked: Walked) -> None:
+    identity, value = _identity(one.table), one.table.c[one.value]
+    dialect = engine.dialect.name
+    with writing(engine) as connection:
+        counts = [
+            connection.execute(
+                update(one.table)
+                .where(and_(identity == number, exactly(value, _stored(one, before), dialect)))
+                .values({one.value: _stored(one, becomes)})
+            ).rowcount
+            for number, before, becomes in swaps
+        ]
+    # Counted after the commit: before it nothing is written.
+    walked.written[one.noun] += sum(counts)
+    walked.overtaken += len(counts) - sum(counts)
+
+
+def exactly(column: ColumnElement[Any], value: object, dialect: str) -> ColumnElement[bool]:
+    """``column`` holds these very characters; MySQL's ``=`` may overlook case and spaces at the end."""
+    return column.op("= BINARY")(value) if dialect in ("mysql", "mariadb") else column == value
+
+
+def _pages(engine: Engine, one: SealedColumn) -> Iterator[list[tuple[Any, str, str]]]:
+    identity, key, value = _identity(one.table), one.table.c[one.key], one.table.c[one.value]
+    statement = select(identity, key, value).where(value.is_not(None)).order_by(identity).limit(PAGE)
+    last: Any = None
+    while True:
+        with reading(engine) as connection:
+            rows = connection.execute(statement if last is None else statement.where(identity > last)).all()
+        yield [(row[0], str(row[1]), _text(row[2])) for row in rows]
+        if len(rows) < PAGE:
+            return
+        last = rows[-1][0]
+
+
+def _identity(table: Table) -> ColumnElement[Any]:
+    return next(iter(table.primary_key.columns))
+
+
+def _text(value: object) -> str:
+    return value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _stored(one: SealedColumn, text: str) -> str | bytes:
+    return text.encode("ascii", "replace") if one is _LAUNCHES else text
