@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``sealpod sev show``: one fact about the platform, as sevctl prints it."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any, Final
+
+from sealpod.cli.sev_common import add_output, add_platform, on_platform, print_result
+
+if TYPE_CHECKING:
+    from sealpod.platform.port import Platform, PlatformStatus
+
+FACTS: Final = ("version", "flags", "identifier", "guests")
+
+EPILOG: Final = """\
+  version      MAJOR.MINOR.BUILD of the firmware
+  flags        a line "owned" when an owner's OCA is installed, a line "es" when SEV-ES guests can be launched
+  identifier   the chip's identifier (GET_ID), by which AMD's key server knows it
+  guests       how many guests the firmware has
+
+A software model is a process of whoever uses it. `show guests` starts one of its own, which knows no guest of
+another process, and so prints 0; the pods of this machine are listed by `sealpod sandbox list`.
+"""
+
+
+def declare(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.epilog = EPILOG
+    parser.add_argument("fact", choices=FACTS, help="what to show")
+    add_platform(parser)
+    add_output(parser, _run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    async def collect(platform: Platform) -> tuple[PlatformStatus, bytes]:
+        return await platform.status(), await platform.identifier() if args.fact == "identifier" else b""
+
+    kind, (status, identifier) = on_platform(args, collect)
+    text, value = _fact(args.fact, status, identifier)
+    print_result(args, text, {"platform": kind, args.fact: value})
+    return 0
+
+
+def _fact(name: str, status: PlatformStatus, identifier: bytes) -> tuple[str, Any]:
+    """As text and as JSON."""
+    if name == "version":
+        version = status.version
+        text = f"{version.api_major}.{version.api_minor}.{version.build}"
+        return text, {"apiMajor": version.api_major, "apiMinor": version.api_minor, "build": version.build}
+    if name == "flags":
+        flags = [flag for flag, there in (("owned", status.owned), ("es", status.es)) if there]
+        return "\n".join(flags), {"owned": status.owned, "es": status.es}
+    if name == "identifier":
+        return identifier.hex().upper(), identifier.hex().upper()
+    return str(status.guest_count), status.guest_count
