@@ -38,6 +38,7 @@ Exit status: 0 done; 1 failed; 2 wrong usage; 3 refused by policy or verificatio
 
 # Verbs of a command that have a module and options of their own.
 VERBS: Final[dict[tuple[str, str], str]] = {
+    ("measure", "explain"): "sealpod.cli.measure_explain",
     ("measure", "id-block"): "sealpod.cli.measure_idblock",
 }
 

@@ -29,15 +29,13 @@ _DIFFERS: Final = VerificationError.exit_status
 
 def run(args: argparse.Namespace) -> int:
     """Measure, then print or compare. Returns the exit status."""
+    if args.kata_config is not None:
+        from sealpod.cli import measure_kata
+
+        return measure_kata.run(args)
     if args.mode == "snp:ovmf-hash":
         return _ovmf_hash(args)
-    from sealpod.cli.measure_input import Inputs, vcpus_of
-
-    _check_kernel(args)
-    vcpus = vcpus_of(args)
-    inputs = Inputs(args)
-    _check_mode(args, inputs)
-    launch = _measure(args, inputs, vcpus)
+    inputs, vcpus, launch = _launch(args)
     if args.dump_vmsa:
         from sealpod.cli.measure_output import dump
 
@@ -48,6 +46,27 @@ def run(args: argparse.Namespace) -> int:
         print_digests(launch, args.output_format, args.verbose)
         return 0
     return _report(args, inputs, launch, vcpus)
+
+
+def measured(args: argparse.Namespace) -> tuple[Components, ...]:
+    """What these options measure, one for each number of vCPUs; nothing is printed."""
+    if args.kata_config is not None:
+        from sealpod.cli import measure_kata
+
+        return measure_kata.measured(args)
+    if args.mode == "snp:ovmf-hash":
+        raise UsageError("a firmware alone is no guest", code="measure.mode", remedy="give its mode")
+    return _components(args, *_launch(args))
+
+
+def _launch(args: argparse.Namespace) -> tuple[Inputs, Vcpus, Launch]:
+    from sealpod.cli.measure_input import Inputs, vcpus_of
+
+    _check_kernel(args)
+    vcpus = vcpus_of(args)
+    inputs = Inputs(args)
+    _check_mode(args, inputs)
+    return inputs, vcpus, _measure(args, inputs, vcpus)
 
 
 def _measure(args: argparse.Namespace, inputs: Inputs, vcpus: Vcpus) -> Launch:
@@ -108,17 +127,24 @@ def _check_mode(args: argparse.Namespace, inputs: Inputs) -> None:
 def _report(args: argparse.Namespace, inputs: Inputs, launch: Launch, vcpus: Vcpus) -> int:
     """The digest with all its parts, as JSON or against a reference."""
     from sealpod.cli.measure_output import print_json
-    from sealpod.measure.components import Components
 
-    components = Components.of_launch(
-        launch, inputs.cmdline(), vcpus, args.policy, inputs.svsm_hash(), inputs.measured_vars
-    )
+    components = _components(args, inputs, vcpus, launch)
     if args.explain is not None:
         return _explain(args, components)
     from sealpod.measure.document import document
 
     print_json(document(launch, inputs.firmware().ovmf, components))
     return 0
+
+
+def _components(
+    args: argparse.Namespace, inputs: Inputs, vcpus: Vcpus, launch: Launch
+) -> tuple[Components, ...]:
+    from sealpod.measure.components import Components
+
+    return Components.of_launch(
+        launch, inputs.cmdline(), vcpus, args.policy, inputs.svsm_hash(), inputs.measured_vars
+    )
 
 
 def _explain(args: argparse.Namespace, found: tuple[Components, ...]) -> int:

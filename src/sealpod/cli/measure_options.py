@@ -30,6 +30,11 @@ Without the firmware image, from what was once written of it:
   sealpod measure --mode snp:ovmf-hash --ovmf OVMF.fd -o json > firmware.json
   sealpod measure --mode snp --vcpus 2 --vcpu-type EPYC-v4 --ovmf-metadata firmware.json
 
+For each size of a pod, from its node's configuration, and which part of a running one is another:
+
+  sealpod measure --kata-config configuration-qemu-sev.toml --pod pod.yaml --vcpus 1-8
+  sealpod measure explain reference.json sandbox:ID
+
 `sealpod measure id-block --help` has the ID block of SEV-SNP guests.
 
 Exit status: 0 done; 1 failed; 2 wrong usage; 3 a part differs from the reference; 4 a file is missing.
@@ -96,11 +101,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("--version", action=_Version, nargs=0, help="show sealpod's version")
     parser.add_argument("-v", "--verbose", action="store_true", help="say what the digest is")
-    parser.add_argument("--mode", choices=MODES, required=True, help="guest mode")
+    mode = parser.add_argument("--mode", choices=MODES, required=True, help="guest mode")
     _vcpus(parser)
-    _files(parser)
+    ovmf = _files(parser)
     _output(parser)
     _svsm(parser)
+    _kata(parser, mode, ovmf)
 
 
 def _vcpus(parser: argparse.ArgumentParser) -> None:
@@ -135,7 +141,7 @@ def _vcpus(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vmsa-fpu", choices=("legacy", "init2"), help=FPU_HELP)
 
 
-def _files(parser: argparse.ArgumentParser) -> None:
+def _files(parser: argparse.ArgumentParser) -> argparse.Action:
     ovmf = parser.add_argument("--ovmf", metavar="PATH", required=True, help="firmware image; - is stdin")
     parser.add_argument(
         "--ovmf-metadata",
@@ -159,6 +165,7 @@ def _files(parser: argparse.ArgumentParser) -> None:
         metavar="HASH",
         help="what mode snp:ovmf-hash printed, in the place of the firmware's pages (mode snp)",
     )
+    return ovmf
 
 
 def _output(parser: argparse.ArgumentParser) -> None:
@@ -186,6 +193,29 @@ def _svsm(parser: argparse.ArgumentParser) -> None:
     either = group.add_mutually_exclusive_group()
     either.add_argument("--vars-size", metavar="SIZE", type=int, help="bytes of the OVMF_VARS file")
     either.add_argument("--vars-file", metavar="PATH", help="the OVMF_VARS file, for its size")
+
+
+def _kata(parser: argparse.ArgumentParser, mode: argparse.Action, ovmf: argparse.Action) -> None:
+    group = parser.add_argument_group(
+        "pods",
+        "digests of a pod before it runs: mode, files and command line come from its node's configuration",
+    )
+    group.add_argument(
+        "--kata-config",
+        metavar="FILE",
+        action=InsteadOf,
+        of=(mode, ovmf),
+        help="the node's Kata configuration (TOML); --ovmf, --kernel, --initrd then name copies of its files",
+    )
+    group.add_argument("--pod", metavar="POD.yaml", help="the pod's manifest: annotations and limits")
+    group.add_argument(
+        "--runtime",
+        choices=("sealpod", "cc-0.3.0", "3.3.0", "3.19.1"),
+        default="sealpod",
+        help="what reads the configuration there: sealpod's runtime (default), or a release of Kata, which "
+        "composes another command line",
+    )
+    group.add_argument("--fips", action="store_true", help="the node's kernel is in FIPS mode (Kata)")
 
 
 class InsteadOf(argparse.Action):

@@ -103,9 +103,9 @@ def _limit(container: object) -> int:
 
 def _strings(values: Mapping[str, Any]) -> dict[str, str]:
     for name, value in values.items():
-        if not isinstance(name, str) or not isinstance(value, str):
+        if not all(isinstance(each, str) for each in (name, value)):
             raise _malformed(f"annotation {str(name)[:80]!r} is no text; put its value in quotes")
-    return dict(values)
+    return {str(name): str(value) for name, value in values.items()}
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

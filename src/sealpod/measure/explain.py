@@ -8,7 +8,7 @@ word by word.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, Literal
 
 from sealpod.measure.components import Components
@@ -56,6 +56,20 @@ def explain(reference: Components, actual: Components) -> tuple[Difference, ...]
         return found
     detail = f"is {actual.digest}, the reference has {reference.digest} for the same parts"
     return (*found, Difference("digest", detail))
+
+
+def closest(references: Sequence[Components], actual: Components) -> Components:
+    """The reference to compare with: the one of this digest, else of this number of vCPUs, else the first.
+
+    The command line tells the number where no vCPU is measured.
+    """
+    ranked = sorted(references, key=lambda one: _distance(one, actual))
+    return ranked[0]
+
+
+def _distance(reference: Components, actual: Components) -> tuple[bool, bool, int]:
+    changes = len(list(_differences(reference, actual)))
+    return reference.digest != actual.digest, reference.vcpus != actual.vcpus, changes
 
 
 def _differences(reference: Components, actual: Components) -> Iterator[Difference]:

@@ -48,6 +48,22 @@ def read_all(text: str | bytes) -> tuple[Components, ...]:
     return tuple(Components(digest=digest, vcpus=count, mode=mode, **common) for count, digest in pairs)
 
 
+def read_guests(text: str | bytes) -> tuple[Components, ...]:
+    """As :func:`read_all`, also of a document whose ``guests`` are records.
+
+    :raise DecodeError: not such a document.
+    """
+    record = parse_object(text)
+    guests = record.get("guests")
+    if guests is None:
+        return read_all(text)
+    if not isinstance(guests, list) or not guests or record.get("schemaVersion") != SCHEMA_VERSION:
+        raise malformed("guests is not a list of records")
+    if len(guests) > MAX_DIGESTS:
+        raise malformed(f"{len(guests)} guests")
+    return tuple(found for guest in guests for found in read_all(json.dumps(guest)))
+
+
 def _old(record: Fields) -> Components:
     firmware, digest = _hash(record, "firmware", _SHA256), _hash(record, "digest", _SHA256)
     if record.get("kernel") is None:

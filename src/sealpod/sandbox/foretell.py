@@ -19,7 +19,7 @@ cc-0.3.0        sev, seves   the same
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from io import BufferedReader
@@ -83,12 +83,12 @@ def foretell(
     milli_cpus: int = 0,
     *,
     counts: Sequence[int] = (),
-    vcpus: Vcpus | None = None,
+    processors: Callable[[str], Vcpus] | None = None,
 ) -> Foretold:
     """The digests of a pod with these annotations and limits.
 
-    ``counts``: for these numbers of processors instead of the one the limits come to. ``vcpus``: what the
-    processors start with (its own counts are not looked at); needed when they are measured.
+    ``counts``: for these numbers of processors instead of the one the limits come to. ``processors``
+    says for a mode what they start with (its counts are not looked at); needed when they are measured.
 
     :raise DecodeError: the configuration, an annotation or the firmware cannot be.
     :raise RefusedError: an annotation is not enabled on the node.
@@ -100,13 +100,14 @@ def foretell(
     keys = guest_keys(document, annotations)
     mode = _mode(settings, keys, node.release)
     wanted = _sizes(settings, keys, milli_cpus, node.release, counts)
-    if mode != SEV and vcpus is None:
+    if mode != SEV and processors is None:
         raise UsageError(
             "the pod's processors are measured, and nothing says what they are",
             code="measure.vcpu",
             remedy="give --vcpu-type, --vcpu-sig or --vcpu-family with model and stepping",
         )
-    measure = _Measure(node, settings, keys, mode, vcpus or Vcpus())
+    vcpus = Vcpus() if mode == SEV or processors is None else processors(mode)
+    measure = _Measure(node, settings, keys, mode, vcpus)
     found = tuple(measure.of(size) for size in wanted)
     return Foretold(found, findings(settings), mode, tuple(size.vcpus for size in wanted))
 
@@ -123,7 +124,7 @@ class _Measure:
 
     def of(self, size: Sizes) -> Components:
         line = self._line(size.nr_cpus) if (self._node.release, self._mode) in _HASHED else None
-        vcpus = replace_counts(self._vcpus, (size.vcpus,))
+        vcpus = _counted(self._vcpus, size.vcpus)
         launch = self._launch(line, vcpus)
         measured = None if self._mode == SEV else vcpus
         return Components.of_launch(launch, line or "", measured, self._policy())[0]
@@ -153,15 +154,8 @@ class _Measure:
         return self._settings.policy if self._node.release in _ES_RELEASES else None
 
 
-def replace_counts(vcpus: Vcpus, counts: tuple[int, ...]) -> Vcpus:
-    """The same processors in other numbers."""
-    return Vcpus(
-        counts=counts,
-        signature=vcpus.signature,
-        vmm=vcpus.vmm,
-        features=vcpus.features,
-        fpu=vcpus.fpu,
-    )
+def _counted(vcpus: Vcpus, count: int) -> Vcpus:
+    return Vcpus((count,), vcpus.signature, vcpus.vmm, vcpus.features, vcpus.fpu)
 
 
 def _mode(settings: Settings, keys: GuestKeys, release: Release) -> str:

@@ -83,7 +83,7 @@ def test_kata_cc_0_3_0(config: str) -> None:
 
 def test_an_annotation_can_ask_for_sev_es(config: str) -> None:
     policy = {"io.katacontainers.config.sev.policy": "5"}
-    found = foretell(Node(config, Release.CC_0_3_0), policy, counts=(2,), vcpus=milan())
+    found = foretell(Node(config, Release.CC_0_3_0), policy, counts=(2,), processors=lambda _: milan())
     expected = measure_seves(firmware(), lambda: table(CC_LINE.format(2)), milan(2))
     assert digests(found) == [digest_of(expected)]
     only = found.components[0]
@@ -105,13 +105,13 @@ def test_later_katas_measure_the_firmware_alone_of_sev_guests(config: str, relea
 
 def test_snp_of_3_19_1_measures_the_line(config: str) -> None:
     text = config + "sev_snp_guest = true\n[runtime]\nstatic_sandbox_resource_mgmt = true\n"
-    found = foretell(Node(text, Release.KATA_3_19_1), {}, 2000, vcpus=milan())
+    found = foretell(Node(text, Release.KATA_3_19_1), {}, 2000, processors=lambda _: milan())
     expected = measure_snp(firmware(), lambda: table(CC_LINE.format(3)), milan(3))
     assert digests(found) == [digest_of(expected)]
 
 
 def test_snp_of_3_3_0_does_not(config: str) -> None:
-    found = foretell(Node(config + "sev_snp_guest = true", Release.KATA_3_3_0), {}, vcpus=milan())
+    found = foretell(Node(config + "sev_snp_guest = true", Release.KATA_3_3_0), {}, processors=lambda _: milan())
     assert digests(found) == [digest_of(measure_snp(firmware(), None, milan(1)))]
 
 
