@@ -24,6 +24,7 @@ import pytest
 from sealpod.errors import SealpodError
 from sealpod.qemu.machine import Machine
 from sealpod.sandbox import podvm, state
+from sealpod.sandbox.foretell import Node, foretell
 from sealpod.sandbox.podvm import PodRequest, PodVm, start_pod
 from sealpod.sandbox.spec import GuestFiles
 from sealpod.sandbox.state import SandboxState, is_alive
@@ -153,6 +154,9 @@ def test_a_measured_pod_without_a_broker(place: Path, netns: str) -> None:
             measured = described["measured"]
             assert isinstance(measured, dict)
             assert measured["digest"] == described["launchDigest"]
+            # What an owner foretells from the configuration is what was launched.
+            (foretold,) = foretell(Node(MEASURED), {}).components
+            assert foretold.record() == measured
             assert await asyncio.to_thread(answers, POD)
             os.kill(vm.pid, signal.SIGKILL)
             error = await vm.wait()
