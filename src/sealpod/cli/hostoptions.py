@@ -27,7 +27,12 @@ def add_host_arguments(parser: argparse.ArgumentParser) -> None:
         "--platform",
         choices=("auto", "model", "device"),
         default="auto",
-        help="SEV firmware to launch with; auto takes the software model",
+        help="SEV firmware to launch with; auto takes /dev/sev where it can be used, else the software model",
+    )
+    group.add_argument(
+        "--cert-chain",
+        metavar="FILE",
+        help="certificate chain of the platform behind /dev/sev (default: /opt/sev/cert_chain.cert)",
     )
     group.add_argument("--platform-state", metavar="DIR", help="where the software model keeps its keys")
 
@@ -58,6 +63,7 @@ def host_options(args: argparse.Namespace, *, platform_state: str = "") -> HostO
         cache=cache_directory(),
         platform=args.platform,
         platform_state=platform_state or args.platform_state or "",
+        cert_chain=args.cert_chain or "",
         qemu=args.qemu or "",
         accelerator=args.accelerator,
     )

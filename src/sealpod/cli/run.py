@@ -47,7 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--keyset", metavar="ID", help="keyset to ask the broker for (default: KEYSET-1)")
     parser.add_argument(
-        "--policy", metavar="N", default="3", help="SEV guest policy, decimal or 0x (default: 3)"
+        "--policy",
+        metavar="N",
+        default="3",
+        help="SEV guest policy, decimal or 0x (default: 3, NODBG and NOKS; 4 makes an SEV-ES guest, whose "
+        "vCPUs are measured)",
     )
     parser.add_argument("--memory", metavar="MIB", type=int, help="guest memory (default: 2048)")
     parser.add_argument("--cpus", metavar="N", type=int, help="virtual CPUs (default: 1)")
@@ -116,20 +120,39 @@ def _pod(args: argparse.Namespace) -> tuple[PodSpec, str]:
 
 async def _dry_run(args: argparse.Namespace, spec: PodSpec) -> int:
     from sealpod.sandbox.inputs import read_inputs
+    from sealpod.sev.policy import PolicyFlag
 
-    inputs = await read_inputs(spec)
+    signature = await _signature(args) if PolicyFlag.ES in spec.policy.flags else 0
+    inputs = await read_inputs(spec, lambda: signature)
+    measured = inputs.components
     if args.output == "json":
-        print(inputs.components.to_json())
+        print(measured.to_json())
         return 0
-    for label, value in (
+    lines = [
         ("firmware", spec.files.firmware),
         ("kernel", spec.files.kernel),
         ("initrd", spec.files.initrd),
         ("command line", inputs.cmdline),
-        ("launch digest", inputs.components.digest),
-    ):
+    ]
+    if measured.signature is not None:
+        lines.append(("vCPUs", f"{measured.vcpus}, signature {measured.signature:#x}"))
+    lines.append(("launch digest", measured.digest))
+    for label, value in lines:
         print(f"{label:<14} {value}")
     return 0
+
+
+async def _signature(args: argparse.Namespace) -> int:
+    """Of the vCPUs a guest gets here: it depends on whether they are emulated."""
+    from sealpod.guestimage.cache import cache_directory
+    from sealpod.qemu.acceleration import choose_accelerator
+    from sealpod.qemu.binary import find_qemu
+    from sealpod.qemu.vcpu import vcpu_signature
+
+    accelerator, _ = await choose_accelerator(
+        await find_qemu(args.qemu or None), cache_directory(), args.accelerator
+    )
+    return vcpu_signature(accelerator)
 
 
 async def _run(args: argparse.Namespace, spec: PodSpec, image: str, progress: Progress) -> int:

@@ -7,7 +7,7 @@ software firmware of :mod:`sealpod.platform.model`). Callers use both alike; ``k
 The order of one launch, each step once::
 
     launch = await platform.launch(spec)          the driver's part before there is a guest
-    start QEMU with -S and launch.needs           a QEMU that fails: launch.explain(error)
+    start QEMU with -S and launch.needs(...)      a QEMU that fails: launch.explain(error)
     measured = await launch.measure(guest)        LAUNCH_UPDATE_DATA..., LAUNCH_MEASURE
     await launch.inject(guest, packet)            LAUNCH_SECRET (may be left out)
     await launch.finish(guest)                    then QMP `cont`
@@ -130,9 +130,8 @@ class Measured:
 class Launch(Protocol):
     """One guest, until its QEMU has ended and the firmware has forgotten it."""
 
-    @property
-    def needs(self) -> QemuNeeds:
-        """What to start QEMU with."""
+    def needs(self, qemu: tuple[int, int]) -> QemuNeeds:
+        """What to start a QEMU of this version with."""
 
     def explain(self, failure: SealpodError) -> SealpodError:
         """The error to raise when QEMU did not start: the firmware's, when that is why, else ``failure``."""
@@ -142,6 +141,9 @@ class Launch(Protocol):
 
     async def inject(self, guest: PausedGuest, packet: Packet) -> None:
         """Decrypt a secret packet into the guest's launch secret area."""
+
+    async def attestation_report(self, guest: PausedGuest, mnonce: bytes) -> bytes:
+        """The firmware's report about the measured guest, signed by its PEK, 208 bytes; 16 of ``mnonce``."""
 
     async def finish(self, guest: PausedGuest) -> None:
         """Seal the launch; the guest may run afterwards."""

@@ -8,6 +8,9 @@ firmware would read, which changes its hash; there the unmodified file is offere
 
 Without a firmware of its own a guest is a plain virtual machine: QEMU's default firmware boots the kernel
 directly, nothing is measured, and RAM is QEMU's private memory rather than a file shared with a platform.
+
+A confidential guest's RAM is private as well: QEMU encrypts and measures it by itself, leaves the kernel it
+serves as it is, and makes its virtio devices use the guest's bounce buffers (QEMU 6.0 and later).
 """
 
 from __future__ import annotations
@@ -59,12 +62,16 @@ class MachineSpec:
     """Path of the network namespace QEMU runs in; empty means ours."""
     vsock: bool = False
     """The agent listens on vsock; otherwise on a virtio-serial port."""
+    machine: tuple[str, ...] = ()
+    """More properties of ``-machine``, from the platform."""
+    confidential: bool = False
+    """QEMU launches the guest on an SEV firmware by itself."""
     extra: tuple[str, ...] = ()
 
     @property
     def shares_memory(self) -> bool:
         """RAM is a file that the platform maps too."""
-        return bool(self.firmware)
+        return bool(self.firmware) and not self.confidential
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +120,7 @@ def _machine(spec: MachineSpec, fds: Descriptors) -> list[str]:
         file = f"size={spec.memory}M,share=on,mem-path=/proc/self/fd/{fds.ram}"
         memory = ["-object", f"memory-backend-file,id=ram,{file}"]
     return [
-        *("-machine", f"q35,accel={spec.accelerator},{backend}smm=off,vmport=off"),
+        *("-machine", ",".join((f"q35,accel={spec.accelerator},{backend}smm=off,vmport=off", *spec.machine))),
         *("-cpu", cpu_model(spec.accelerator)),
         *("-m", f"{spec.memory}M"),
         *memory,
@@ -138,7 +145,7 @@ def _boot(qemu: Qemu, spec: MachineSpec) -> list[str]:
     if not spec.firmware:
         return arguments
     arguments += ["-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={_escape(spec.firmware)}"]
-    if not qemu.serves_kernel_unmodified:
+    if not qemu.serves_kernel_unmodified and not spec.confidential:
         arguments += ["-fw_cfg", f"name=etc/boot/kernel,file={_escape(spec.kernel)}"]
     return arguments
 

@@ -23,6 +23,7 @@ from sealpod.qemu import vsock
 from sealpod.qemu.arguments import Descriptors, MachineSpec, build_arguments
 from sealpod.qemu.binary import Qemu
 from sealpod.qemu.console import Console, clean
+from sealpod.qemu.memlock import allow_locked
 from sealpod.qemu.process import spawn
 
 QMP_SECONDS: Final = 20.0  # longest answer: reading the flash of a guest under load
@@ -199,6 +200,8 @@ def _describe(error: BaseException) -> str:
 @contextlib.asynccontextmanager
 async def start_machine(qemu: Qemu, spec: MachineSpec) -> AsyncIterator[Machine]:
     """A paused guest for the length of the block. Raises LaunchError when QEMU does not come up."""
+    if spec.confidential:
+        allow_locked(spec.memory << 20)
     with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
         ram = -1
         if spec.shares_memory:

@@ -8,9 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from sealpod.errors import UsageError
-from sealpod.platform.model import open_model
-from sealpod.platform.model.paths import default_state_dir
+from sealpod.platform.open import open_platform
 from sealpod.platform.port import Platform, PlatformKind
 from sealpod.qemu.acceleration import choose_accelerator
 from sealpod.qemu.binary import Qemu, find_qemu
@@ -27,6 +25,9 @@ class HostOptions:
     platform: PlatformKind | Literal["auto", "none"] = "auto"
     """``none`` for plain virtual machines only."""
     platform_state: str = ""
+    """Where a software model keeps its keys."""
+    cert_chain: str = ""
+    """File with the certificate chain of a device."""
     qemu: str = ""
     accelerator: str = AUTO
 
@@ -43,12 +44,6 @@ class Host:
 @contextlib.asynccontextmanager
 async def open_host(options: HostOptions, note: Callable[[str], None]) -> AsyncIterator[Host]:
     """Platform and QEMU for the length of the block. ``note`` takes sentences for the user."""
-    if options.platform == "device":
-        raise UsageError(
-            "the driver for /dev/sev is not part of this version",
-            code="platform.device",
-            remedy="use --platform model",
-        )
     qemu = await find_qemu(options.qemu or None)
     accelerator, why = await choose_accelerator(qemu, options.cache, options.accelerator)
     if accelerator == "tcg" and options.accelerator == AUTO:
@@ -56,7 +51,12 @@ async def open_host(options: HostOptions, note: Callable[[str], None]) -> AsyncI
     if options.platform == "none":
         yield Host(None, qemu, accelerator)
         return
-    platform = await open_model(options.platform_state or default_state_dir(), progress=note)
+    platform = await open_platform(
+        options.platform,
+        options.platform_state or None,
+        progress=note,
+        chain_file=options.cert_chain or None,
+    )
     try:
         yield Host(platform, qemu, accelerator)
     finally:

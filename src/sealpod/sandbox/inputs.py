@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Read the measured files of a pod once: components, hashes table, and where the firmware wants things.
 
+With SEV-ES the vCPUs are measured as well: as many as the pod has, each with the page QEMU's ``sev-guest``
+gives it on KVM's legacy VM type, which is QEMU's default.
+
 Kernel and initrd are hashed piece by piece: a process that outlives the launch would keep the memory their
 34 MB took.
 """
@@ -9,17 +12,20 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BufferedReader
 
 from sealpod.errors import DecodeError, NotFoundError
 from sealpod.measure.components import Components
-from sealpod.measure.digest import sev_digests
+from sealpod.measure.firmware import Firmware
 from sealpod.measure.hashes import HashesTable, cmdline_hash
-from sealpod.measure.ovmf import Area, Ovmf
+from sealpod.measure.launch import Vcpus, measure_sev, measure_seves
+from sealpod.measure.ovmf import Area
 from sealpod.sandbox.cmdline import GuestSettings, compose
 from sealpod.sandbox.network import from_guest
 from sealpod.sandbox.spec import PodSpec
+from sealpod.sev.policy import PolicyFlag
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +55,21 @@ def command_line(spec: PodSpec) -> str:
     return compose(settings)
 
 
-async def read_inputs(spec: PodSpec) -> LaunchInputs:
-    """Hash the files. Raises NotFoundError for a missing one, DecodeError for an unfit firmware."""
-    return await asyncio.to_thread(_read, spec)
+async def read_inputs(spec: PodSpec, signature: Callable[[], int]) -> LaunchInputs:
+    """Hash the files. ``signature`` tells the vCPUs'; it is asked when the policy demands SEV-ES.
+
+    Raises NotFoundError for a missing file, DecodeError for an unfit firmware.
+    """
+    vcpus = None
+    if PolicyFlag.ES in spec.policy.flags:
+        vcpus = Vcpus(counts=(spec.cpus,), signature=signature())
+    return await asyncio.to_thread(_read, spec, vcpus)
 
 
-def _read(spec: PodSpec) -> LaunchInputs:
+def _read(spec: PodSpec, vcpus: Vcpus | None) -> LaunchInputs:
     cmdline = command_line(spec)
-    firmware = _firmware(spec.files.firmware)
-    ovmf = Ovmf.parse(firmware)
+    firmware = Firmware.of(_firmware(spec.files.firmware))
+    ovmf = firmware.ovmf
     if not ovmf.hash_table or not ovmf.secret_block:
         raise DecodeError(
             f"the firmware {spec.files.firmware} has no area for kernel hashes and launch secret",
@@ -69,14 +81,18 @@ def _read(spec: PodSpec) -> LaunchInputs:
         initrd=_hash(spec.files.initrd, "initrd"),
         kernel=_hash(spec.files.kernel, "kernel"),
     )
-    alone, digest = sev_digests(firmware, table.encode())
+    if vcpus is None:
+        launch = measure_sev(firmware, lambda: table)
+    else:
+        launch = measure_seves(firmware, lambda: table, vcpus)
+    (components,) = Components.of_launch(launch, cmdline, vcpus, spec.policy.value)
     return LaunchInputs(
-        components=Components(alone.hex(), table.kernel.hex(), table.initrd.hex(), cmdline, digest.hex()),
+        components=components,
         cmdline=cmdline,
         hashes=table.encode(),
         hash_area=ovmf.hash_table,
         secret_area=ovmf.secret_block,
-        firmware_size=len(firmware),
+        firmware_size=ovmf.size,
     )
 
 

@@ -21,10 +21,11 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
-from sealpod.errors import UsageError
-from sealpod.platform.port import Launch, LaunchSpec, Measured, Platform
+from sealpod.errors import LaunchError, OperationError, UsageError
+from sealpod.platform.port import Launch, LaunchSpec, Measured, Platform, QemuNeeds
 from sealpod.qemu.arguments import MachineSpec
 from sealpod.qemu.machine import Machine, start_machine
+from sealpod.qemu.vcpu import vcpu_signature
 from sealpod.sandbox.agent import AgentClient
 from sealpod.sandbox.boot import wait_for_agent
 from sealpod.sandbox.broker import Broker
@@ -85,7 +86,7 @@ async def _launch_plain(host: Host, spec: PodSpec, seen: Observation, name: str,
     with seen.timeline.phase("inputs"):
         require_files(spec)
     with seen.timeline.phase("start"):
-        return await start(_machine_spec(name, host, spec, command_line(spec), ()))
+        return await start(_machine_spec(name, host, spec, command_line(spec), QemuNeeds()))
 
 
 async def _launch_measured(
@@ -101,7 +102,7 @@ async def _launch_measured(
         raise UsageError(f"--kbc {spec.kbc} needs a key broker", remedy="give --kbs HOST:PORT")
     phase = seen.timeline.phase
     with phase("inputs"):
-        inputs = await read_inputs(spec)
+        inputs = await read_inputs(spec, lambda: vcpu_signature(host.accelerator))
         seen.record = LaunchRecord(inputs.components, platform.kind, spec.memory, spec.cpus, host.accelerator)
     broker, bundle = None, None
     if spec.kbc != "none":
@@ -112,7 +113,7 @@ async def _launch_measured(
     with phase("start"):  # (2), (3)
         launch = await platform.launch(launch_spec(spec, inputs, bundle))
         scope.push_async_callback(launch.close)
-        machine = await start(machine_spec(name, host, spec, inputs, launch))
+        machine = await _start_machine(start, machine_spec(name, host, spec, inputs, launch), launch)
     with phase("measure"):  # (4)
         measured = await launch.measure(machine)
     if broker is not None and bundle is not None:
@@ -136,10 +137,24 @@ def launch_spec(spec: PodSpec, inputs: LaunchInputs, bundle: Bundle | None) -> L
 
 def machine_spec(name: str, host: Host, spec: PodSpec, inputs: LaunchInputs, launch: Launch) -> MachineSpec:
     """What QEMU is told of a measured pod."""
-    return _machine_spec(name, host, spec, inputs.cmdline, launch.needs.arguments)
+    needs = launch.needs(host.qemu.version)
+    if needs.accelerator not in ("", host.accelerator):
+        raise OperationError(
+            f"this platform's guests need {needs.accelerator}, and only {host.accelerator} works here",
+            code="platform.accelerator",
+            remedy="check that /dev/kvm works for this user, or use --platform model",
+        )
+    return _machine_spec(name, host, spec, inputs.cmdline, needs)
 
 
-def _machine_spec(name: str, host: Host, spec: PodSpec, cmdline: str, extra: tuple[str, ...]) -> MachineSpec:
+async def _start_machine(start: _Start, spec: MachineSpec, launch: Launch) -> Machine:
+    try:
+        return await start(spec)
+    except LaunchError as error:
+        raise launch.explain(error) from error
+
+
+def _machine_spec(name: str, host: Host, spec: PodSpec, cmdline: str, needs: QemuNeeds) -> MachineSpec:
     return MachineSpec(
         name=name,
         firmware=spec.files.firmware,
@@ -152,7 +167,9 @@ def _machine_spec(name: str, host: Host, spec: PodSpec, cmdline: str, extra: tup
         nics=spec.nics,
         netns=spec.netns,
         vsock=spec.vsock,
-        extra=extra,
+        machine=needs.machine,
+        confidential=needs.confidential,
+        extra=needs.arguments,
     )
 
 

@@ -6,12 +6,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from sealpod.errors import ConflictError, UsageError
+from sealpod.errors import ConflictError
+from sealpod.platform.checks import check_spec
 from sealpod.platform.model.asids import AsidTable
 from sealpod.platform.model.channel import Channel
 from sealpod.platform.model.commands import Command
 from sealpod.platform.model.firmware import CHAIN_SIZE, IDENTIFIER_SIZE, PlatformState
-from sealpod.platform.model.launch import TOP_OF_FLASH, ModelLaunch, to_its_end
+from sealpod.platform.model.launch import ModelLaunch, to_its_end
 from sealpod.platform.model.process import ModelProcess
 from sealpod.platform.port import (
     LaunchSpec,
@@ -138,7 +139,7 @@ class ModelPlatform:
 
     async def launch(self, spec: LaunchSpec) -> ModelLaunch:
         """LAUNCH_START and ACTIVATE."""
-        _check(spec)
+        check_spec(spec)
         await self._initialise()
         return await to_its_end(self._launch(spec), undo=ModelLaunch.close)
 
@@ -159,16 +160,3 @@ class ModelPlatform:
         """End the firmware's process, and with it every guest it knows. Idempotent."""
         self._asids.close()
         await self._channel.close()
-
-
-def _check(spec: LaunchSpec) -> None:
-    if (spec.godh is None) != (spec.session is None):
-        raise UsageError("the owner's key and session come together", code="platform.half-session")
-    if (spec.hashes is None) != (spec.hashes_gpa is None):
-        raise UsageError(
-            "hashes to be measured need a place in the guest",
-            code="platform.no-hashes-area",
-            remedy="use an OVMF built for SEV (AmdSev), which has a hashes area",
-        )
-    if not 0 < spec.firmware_size <= TOP_OF_FLASH:
-        raise UsageError(f"a flash of {spec.firmware_size} bytes", code="platform.flash-size")

@@ -17,8 +17,10 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from sealpod.errors import FirmwareError, OperationError, SealpodError, UnavailableError, UsageError
+from sealpod.errors import FirmwareError, OperationError, SealpodError, UnavailableError
 from sealpod.measure.ovmf import Ovmf
+from sealpod.platform.checks import TOP_OF_FLASH, secret_area
+from sealpod.platform.model.attesting import REPORT_SIZE
 from sealpod.platform.model.channel import Channel, GuestMemory
 from sealpod.platform.model.commands import Command
 from sealpod.platform.model.server import FLASH, PAGE, RAM
@@ -31,9 +33,6 @@ from sealpod.sev.version import FirmwareVersion
 if TYPE_CHECKING:
     from sealpod.platform.model.asids import AsidTable
     from sealpod.sev.packet import Packet
-
-TOP_OF_FLASH: Final = 4 << 30
-"""Guest physical address at which the flash ends."""
 
 _SEALS: Final = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
@@ -60,8 +59,7 @@ class ModelLaunch:
         self._asid = self._asids.take(es=self._es)
         await self._channel.call(Command.ACTIVATE, {"handle": self._handle, "asid": self._asid})
 
-    @property
-    def needs(self) -> QemuNeeds:
+    def needs(self, _qemu: tuple[int, int]) -> QemuNeeds:
         """Nothing: QEMU knows of no confidential guest."""
         return QemuNeeds()
 
@@ -112,17 +110,17 @@ class ModelLaunch:
 
     async def inject(self, guest: PausedGuest, packet: Packet) -> None:
         """LAUNCH_SECRET into the guest's RAM."""
-        gpa = self._spec.secret_gpa
-        if gpa is None:
-            raise UsageError(
-                "the firmware has no launch secret area",
-                code="platform.no-secret-area",
-                remedy="use an OVMF built for SEV (AmdSev)",
-            )
+        gpa = secret_area(self._spec)
         values = {"handle": self._handle, "paddr": gpa, "guest_length": len(packet.data)}
         parts = {"header": packet.header, "data": packet.data}
         memory = GuestMemory(RAM, guest.ram_fd)
         await self._channel.call(Command.LAUNCH_SECRET, values, parts, memory=memory)
+
+    async def attestation_report(self, guest: PausedGuest, mnonce: bytes) -> bytes:
+        """ATTESTATION."""
+        values = {"handle": self._handle, "length": REPORT_SIZE}
+        response = await self._channel.call(Command.ATTESTATION, values, {"mnonce": mnonce})
+        return response.parts["report"]
 
     async def finish(self, guest: PausedGuest) -> None:
         """LAUNCH_FINISH."""

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SEV-ES on the model, end to end: a guest whose vCPUs are measured gets its key, others do not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from commandkit import Finished
+from labkit import Lab, phase, qemu_script, serving
+
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("clean")]
+REFUSED = 3
+MESSAGE, KEY_ID, KEYSET = "only the guest may read this", "key_id1", "KEYSET-1"  # the lab's
+ES = {"policy": "0x5", "cpus": "2"}
+
+
+def reference(lab: Lab, kbc: str) -> dict[str, object]:
+    """What a launch is made of, before it."""
+    run, *rest = lab.arguments(lab.image("encrypted"), kbc=kbc, **ES)
+    done = lab.place.sealpod(run, "--dry-run", "-o", "json", *rest)
+    assert done.status == 0, done.stderr
+    record: dict[str, object] = json.loads(done.stdout)
+    return record
+
+
+@pytest.fixture(scope="module")
+def references(lab: Lab) -> dict[str, dict[str, object]]:
+    return {kbc: reference(lab, kbc) for kbc in ("offline", "online")}
+
+
+@pytest.fixture(scope="module")
+def es_lab(
+    lab: Lab, references: dict[str, dict[str, object]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Lab]:
+    """The lab with a broker whose policy admits two measured vCPUs under policy 5, and nothing else."""
+    root = tmp_path_factory.mktemp("es")
+    database = root / "kbs.db"
+    digests = [word for record in references.values() for word in ("--digest", str(record["digest"]))]
+    with serving(lab.place, database, "--trust-ark", lab.ark) as (_, address):
+        made = replace(lab, broker=address, database=f"sqlite:///{database}")
+        key = lab.place.root.parent / f"key-{KEY_ID}"
+        made.broker_set("policy", "set", "es", "--allow-policy", "5", *digests)
+        made.broker_set("secret", "set", KEY_ID, "--from-file", str(key), "--policy", "es")
+        made.broker_set("keyset", "set", KEYSET, "--secret", KEY_ID, "--policy", "es")
+        yield made
+
+
+def run(lab: Lab, kbc: str, **options: str) -> Finished:
+    script = "cat /etc/message; grep -c ^processor /proc/cpuinfo"
+    return lab.run(lab.image("encrypted"), "sh", "-c", script, kbc=kbc, **{**ES, **options})
+
+
+def test_the_digest_is_the_one_the_owner_computes(lab: Lab, references: dict[str, dict[str, object]]) -> None:
+    record = references["offline"]
+    assert (record["mode"], record["vcpus"], record["fpu"]) == ("seves", 2, "legacy")
+    words = ["--mode", "seves", "--vcpus", "2", "--vcpu-sig", str(record["vcpuSignature"])]
+    words += ["--ovmf", lab.files.firmware, "--kernel", lab.files.kernel, "--initrd", lab.files.initrd]
+    done = lab.place.sealpod("measure", *words, "--append", str(record["cmdline"]))
+    assert done.stdout.decode().strip() == record["digest"], done.stderr
+
+
+@pytest.mark.parametrize("kbc", ["offline", "online"])
+def test_a_guest_with_two_measured_vcpus_gets_its_key(es_lab: Lab, kbc: str) -> None:
+    done = run(es_lab, kbc)
+    assert done.status == 0, done.stderr
+    assert done.stdout.decode().split("\n") == [MESSAGE, "2", ""]
+
+
+def test_another_number_of_vcpus_is_refused(es_lab: Lab) -> None:
+    done = run(es_lab, "offline", cpus="3")
+    assert done.status == REFUSED
+    assert done.error()["code"] == "policy.digest"
+    assert phase("boot") not in done.stderr
+
+
+def test_a_vcpu_the_host_adds_behind_everybodys_back_is_measured(es_lab: Lab, tmp_path: Path) -> None:
+    two, three = ("2,cores=1,threads=1,sockets=2,maxcpus=2", "3,cores=1,threads=1,sockets=3,maxcpus=3")
+    done = run(es_lab, "offline", qemu=qemu_script(tmp_path / "qemu", replace={two: three}))
+    assert done.status == REFUSED
+    assert done.error()["code"] == "measurement.mismatch"
+    assert phase("boot") not in done.stderr
+
+
+def test_the_same_vcpus_without_sev_es_are_refused(es_lab: Lab) -> None:
+    done = run(es_lab, "offline", policy="1")
+    assert done.status == REFUSED
+    assert phase("boot") not in done.stderr
