@@ -4,65 +4,53 @@
 from __future__ import annotations
 
 import argparse
-import logging
+import os
+import resource
 import signal
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from sealpod.cli.kbs_common import DATABASE_VARIABLE, Nouns, add_database_option, database_url
-from sealpod.errors import AccessError, NotFoundError, OperationError
+from sealpod.cli.kbs_serve_options import add_serving_options, server_config
 
 if TYPE_CHECKING:
-    from sealpod.kbs.core.policy import Rule
+    from sealpod.kbs.server import RunningBroker
 
-DEFAULT_LISTEN: Final = "127.0.0.1:44444"
-"""simple-kbs' address."""
-LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s %(message)s"
+RUST_VARIABLE: Final = "RUST_LOG"
+"""simple-kbs' level of logging; taken where it names one of ours for everything."""
+
+DESCRIPTION: Final = """\
+Answer launches and guests over gRPC until stopped. Prints `listening on HOST:PORT` on standard error when
+ready. SIGTERM and Ctrl-C end it after the calls in progress; SIGHUP has certificates and the default policy
+read again, which also happens when they change.
+"""
+EPILOG: Final = f"""\
+The database's URL may come from ${DATABASE_VARIABLE} or simple-kbs' KBS_DB_TYPE, KBS_DB_HOST, KBS_DB_USER,
+KBS_DB_PW and KBS_DB, where a password stays private; so may the level of logging from ${RUST_VARIABLE}.
+Without --default-policy, default_policy.json of the working directory counts if it is there, and so does the
+directory resources.
+"""
 
 
 def add_commands(nouns: Nouns) -> None:
     """``serve``."""
-    text = "Answer launches and guests over gRPC until stopped"
     parser = nouns.add_parser(
         "serve",
-        help=text,
-        description=f"{text}. Prints `listening on HOST:PORT` on standard error when ready; SIGTERM and "
-        "Ctrl-C end it after the calls in progress. Launches in progress do not survive a restart.",
-        epilog=f"The database's URL may come from ${DATABASE_VARIABLE}, where a password stays private.",
+        help="Answer launches and guests over gRPC until stopped",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(action=_serve)
-    parser.add_argument(
-        "--listen",
-        metavar="HOST:PORT",
-        default=DEFAULT_LISTEN,
-        help=f"address to answer on; port 0 takes a free one (default: {DEFAULT_LISTEN})",
-    )
     add_database_option(parser)
-    parser.add_argument(
-        "--trust-ark",
-        dest="trust_arks",
-        metavar="SHA256",
-        action="append",
-        default=[],
-        help="trust platforms under this root too: SHA-256 of its ARK certificate, as `sealpod sev export` "
-        "prints it for a software platform; may be repeated",
-    )
-    parser.add_argument("--no-amd-roots", action="store_true", help="do not trust AMD's roots")
-    parser.add_argument(
-        "--default-policy",
-        metavar="FILE",
-        help="policy every release must meet, in the form of simple-kbs' default_policy.json "
-        "(default: allow what the secret's own policy allows)",
-    )
-    parser.add_argument(
-        "--log-level", choices=("debug", "info", "warning"), default="info", help="default: info"
-    )
+    add_serving_options(parser)
 
 
 def _serve(args: argparse.Namespace) -> int:
     # Blocked before gRPC starts its threads, which inherit that: a signal that one of them took would not
     # wake the main thread.
-    signals = {signal.SIGTERM, signal.SIGINT}
+    signals = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         _serve_until(signals, args)
@@ -72,31 +60,31 @@ def _serve(args: argparse.Namespace) -> int:
 
 
 def _serve_until(signals: set[signal.Signals], args: argparse.Namespace) -> None:
-    from sealpod.kbs.core.policy import ALLOW_ALL
-    from sealpod.kbs.server import ServerConfig, serve
+    from sealpod.kbs.server import serve
+    from sealpod.kbs.server.logs import configure, rust_level
 
-    logging.basicConfig(stream=sys.stderr, level=args.log_level.upper(), format=LOG_FORMAT)
-    config = ServerConfig(
-        listen=args.listen,
-        database=database_url(args),
-        trust_arks=tuple(args.trust_arks),
-        amd_roots=not args.no_amd_roots,
-        default_rule=ALLOW_ALL if args.default_policy is None else _read_rule(args.default_policy),
-    )
-    with serve(config) as broker:
-        print(f"listening on {broker.address}", file=sys.stderr, flush=True)
-        signal.sigwait(signals)
-
-
-def _read_rule(path: str) -> Rule:
-    from sealpod.kbs.core.policy import MAX_COLUMN, Rule
-
+    level = args.log_level or rust_level(os.environ.get(RUST_VARIABLE)) or "info"
+    configure(level, args.log_format)
+    _allow_files()
+    broker = serve(server_config(args, database_url(args)))
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return Rule.from_json(file.read(MAX_COLUMN + 1))
-    except FileNotFoundError:
-        raise NotFoundError(f"no file {path!r}", code="policy.file") from None
-    except PermissionError:
-        raise AccessError(f"no permission to read {path!r}", code="policy.file") from None
-    except OSError as error:
-        raise OperationError(f"cannot read {path!r}: {error.strerror}", code="policy.file") from error
+        _announce(broker)
+        while signal.sigwait(signals) == signal.SIGHUP:
+            broker.reload()
+    finally:
+        broker.stop(args.grace)
+
+
+def _announce(broker: RunningBroker) -> None:
+    if broker.ops_address is not None:
+        print(f"probes and metrics on {broker.ops_address}", file=sys.stderr)
+    if broker.admin_address is not None:
+        print(f"admin API on {broker.admin_address}", file=sys.stderr)
+    print(f"listening on {broker.address}", file=sys.stderr, flush=True)
+
+
+def _allow_files() -> None:
+    """Each caller is an open file, and the usual limit of a shell is lower than that of connections."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from sealpod.errors import SealpodError, UnavailableError, UsageError
-from sealpod.kbs.core.audit import Decision
+from sealpod.kbs.core.audit import Decision, Entry
 from sealpod.kbs.core.limits import Limits
 from sealpod.kbs.server import ServerConfig, serve
 
@@ -76,8 +76,8 @@ def test_the_command_serves_and_stops(
     assert 'root="model"' in log
     assert "kkkkkkkk" not in log
     assert base64.b64encode(b"k" * 32).decode() not in log
-    # A clean end leaves one file: the write-ahead log is merged.
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["kbs.db", "key"]
+    # A clean end leaves the database and its key: the write-ahead log is merged.
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kbs.db", "kbs.db.kek", "key"]
 
 
 def test_a_port_that_is_taken(tmp_path: Path) -> None:
@@ -183,15 +183,16 @@ def test_the_default_policy_binds_every_release(serving: Serving) -> None:
 
 
 def test_online_replies_are_bounded(serving: Serving) -> None:
-    host = serving(limits=Limits(online_reply=100))
+    host = serving(limits=Limits(online_reply=150))
     connection = host.connect()
-    refused = host.client.refusal(host.client.online, connection["client_id"], (GUID, "", "connection", ""))
+    two = [(GUID, "", "connection", ""), ("another", "", "connection", "")]
+    refused = host.client.refusal(host.client.online, connection["client_id"], *two)
     assert refused.code == "secret.reply-too-large"
 
 
 def test_no_release_without_its_record(serving: Serving) -> None:
     class Full:
-        def record(self, decision: Decision) -> None:
+        def record(self, decision: Decision, entry: Entry | None) -> None:
             if decision.call == "GetSecret":
                 raise OSError("no space")
 

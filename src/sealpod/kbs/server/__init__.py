@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
-from sealpod.kbs.server.serve import RunningBroker, ServerConfig, serve
+from sealpod.kbs.server.config import ServerConfig
+from sealpod.kbs.server.serve import RunningBroker, serve
 
 __all__ = ["RunningBroker", "ServerConfig", "serve"]

@@ -11,17 +11,15 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+
+from sqlalchemy.engine import URL
 
 from sealpod.errors import UsageError
 from sealpod.kbs.core.limits import Limits
 from sealpod.kbs.core.policy import ALLOW_ALL, Rule
+from sealpod.kbs.core.records import MODEL_ROOT
+from sealpod.kbs.store.keks import KekSources
 from sealpod.sev.roots import AMD_ARKS
-
-MODEL_ROOT: Final = "model"
-"""What a root trusted by fingerprint is called: AMD's are built in, so it is a software platform's."""
-MAX_RATE: Final = 1_000_000.0
-"""Calls per second; more is no limit."""
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _LISTEN = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%a-z]+\]|[^:\[\]\s/]+):(?P<port>[0-9]{1,5})")
@@ -99,7 +97,7 @@ class ServerConfig:
 
     listen: str
     """HOST:PORT; port 0 takes a free one. IPv6 addresses in brackets."""
-    database: str
+    database: str | URL
     """SQLAlchemy URL."""
     trust_arks: tuple[str, ...] = ()
     """Hex SHA-256 of further ARKs, as their certificates stand in a chain."""
@@ -110,6 +108,10 @@ class ServerConfig:
     default_policy_file: str | None = None
     """simple-kbs' ``default_policy.json``; read again when it changes."""
     limits: Limits = field(default_factory=Limits)
+    keks: KekSources | None = None
+    """Key-encryption keys; None takes the database's default."""
+    migrate: bool = False
+    """Whether a database that simple-kbs or an earlier version made is brought up to date at start."""
     tls: TlsFiles | None = None
     """TLS of the gRPC listener; None is plain HTTP/2, as simple-kbs' clients speak it."""
     rate: RateLimit = field(default_factory=RateLimit)
@@ -120,8 +122,14 @@ class ServerConfig:
     """HOST:PORT of /healthz, /readyz and /metrics; None does not offer them."""
     admin: AdminConfig | None = None
     """The admin API; None does not offer it."""
+    resources: str | None = None
+    """The directory of the files that resources name; None serves none."""
     wait_for_database: float = 0.0
     """Seconds to go on trying when the database does not answer at start."""
+    audit_webhook: str | None = None
+    """A file with the URL that every decision is POSTed to; None sends none."""
+    audit_webhook_token: str | None = None
+    """A file with the bearer token that goes along, readable by the broker alone."""
     drain_delay: float = 0.0
     """Seconds between saying "not ready" and refusing calls, for load balancers to notice."""
 

@@ -1,29 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
 """``keybroker.KeyBrokerService`` over gRPC: messages in, calls to the core, messages or a status out.
 
-Every failure has status INTERNAL and simple-kbs' text, because its clients look for both; trailing metadata
-``sealpod-code`` and ``sealpod-remedy`` say more to those who read it. Requests are decoded here rather than
-by gRPC, so that malformed ones get the same treatment.
+Every failure of a call has status INTERNAL and simple-kbs' text, because its clients look for both; trailing
+metadata ``sealpod-code`` and ``sealpod-remedy`` say more to those who read it. Requests are decoded here
+rather than by gRPC, so that malformed ones get the same treatment. A call that is turned away before it is
+looked at has gRPC's own status for that.
+
+On the wire the calls are unary. Here they are taken as streams of one message, because gRPC hands over a
+stream at its headers: the peer is known, places are counted and the message has a time limit before any of
+it is kept. The work is done by a few threads, which a slow caller never holds.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable, Iterable
-from typing import Final, NoReturn, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import Executor
+from contextvars import copy_context
+from typing import Any, Final, NoReturn, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError as MalformedMessage
 from google.protobuf.message import Message
 
-from sealpod.errors import DecodeError, SealpodError
-from sealpod.kbs.core.broker import KeyBroker, SecretClaim
+from sealpod.errors import DeadlineError, DecodeError, SealpodError, UnavailableError
+from sealpod.kbs.core.audit import Caller
+from sealpod.kbs.core.broker import KeyBroker
+from sealpod.kbs.core.messages import SecretClaim
 from sealpod.kbs.core.request import RawRequest
+from sealpod.kbs.server.admission import Admission, peer_host
+from sealpod.kbs.server.logs import REQUEST_HEADER, begin_request
+from sealpod.kbs.server.metrics import Metrics
 from sealpod.wire.pb import keybroker_pb2 as pb
 
-SERVICE: Final = "keybroker.KeyBrokerService"
+SERVICE: Final = pb.DESCRIPTOR.services_by_name["KeyBrokerService"].full_name
 CODE_KEY: Final = "sealpod-code"
 REMEDY_KEY: Final = "sealpod-remedy"
+REQUEST_KEY: Final = "sealpod-request"
 MAX_REMEDY: Final = 512
 """Characters of a remedy in metadata; gRPC allows 8 KiB for all of it."""
 MAX_DETAILS: Final = 1024
@@ -32,55 +46,120 @@ MAX_DETAILS: Final = 1024
 _logger = logging.getLogger(__name__)
 
 Request = TypeVar("Request", bound=Message)
+Context = Any  # grpc.aio.ServicerContext, which has no types
+Call = Callable[[KeyBroker, Any, Caller], Message]
 
 
-class Context(Protocol):
-    """What the handlers use of gRPC's servicer context."""
+class Service:
+    """The three calls. ``broker`` gives the broker to ask, anew for each call."""
 
-    def set_trailing_metadata(self, metadata: tuple[tuple[str, str], ...]) -> None: ...
+    def __init__(
+        self,
+        broker: Callable[[], KeyBroker],
+        *,
+        admission: Admission,
+        metrics: Metrics,
+        workers: Executor,
+        request_seconds: float,
+    ) -> None:
+        self._broker = broker
+        self._admission = admission
+        self._metrics = metrics
+        self._workers = workers
+        self._request_seconds = request_seconds
 
-    def abort(self, code: grpc.StatusCode, details: str) -> NoReturn: ...
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """The service, to be added to a gRPC server of an event loop."""
+        methods = {
+            name: grpc.stream_unary_rpc_method_handler(self._handler(name, message, call))
+            for name, message, call in _METHODS
+        }
+        return grpc.method_handlers_generic_handler(SERVICE, methods)
+
+    def _handler(
+        self, name: str, message: type[Message], call: Call
+    ) -> Callable[[Any, Context], Awaitable[bytes]]:
+        async def handle(_messages: Any, context: Context) -> bytes:
+            request = begin_request(_header(context, REQUEST_HEADER))
+            caller = Caller(context.peer(), _identity(context), request)
+            try:
+                with self._admission.admitted(peer_host(caller.peer)), self._metrics.timed(name):
+                    raw = await self._read(context)
+                    reply = await self._work(message, call, raw, caller)
+            except _TurnedAway as turned:
+                self._metrics.turned_away(turned.error.code.partition(".")[2])
+                await _abort(context, turned.status, turned.error, request)
+            except UnavailableError as error:
+                # Of the admission: what the broker raises comes as _Failed.
+                self._metrics.turned_away(error.code.partition(".")[2])
+                await _abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, error, request)
+            except _Failed as failed:
+                await _abort(context, grpc.StatusCode.INTERNAL, failed.error, request)
+            context.set_trailing_metadata(((REQUEST_KEY, request),))
+            return reply
+
+        return handle
+
+    async def _read(self, context: Context) -> bytes:
+        try:
+            async with asyncio.timeout(self._request_seconds):
+                raw = await context.read()
+        except TimeoutError:
+            error = DeadlineError("the request did not come in time", code="kbs.slow")
+            raise _TurnedAway(grpc.StatusCode.DEADLINE_EXCEEDED, error) from None
+        # A stream that ends without a message is a call with an empty one to a unary method's caller: none.
+        return raw if isinstance(raw, bytes) else b""
+
+    async def _work(self, message: type[Message], call: Call, raw: bytes, caller: Caller) -> bytes:
+        def work() -> bytes:
+            try:
+                reply: bytes = call(self._broker(), _decode(message, raw), caller).SerializeToString()
+            except SealpodError as error:
+                raise _Failed(error) from None
+            except Exception as error:
+                _logger.error("%s failed on a %s", message.__name__, type(error).__name__)
+                _logger.debug("%s failed", message.__name__, exc_info=_without_text(error))
+                raise _Failed(SealpodError("internal error", remedy="See the key broker's log")) from None
+            return reply
+
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._workers, copy_context().run, work)
 
 
-def handlers(broker: KeyBroker) -> grpc.GenericRpcHandler:
-    """The service, to be added to a gRPC server."""
+class _Failed(Exception):
+    """A call that ends in a status."""
 
-    def unary(message: type[Request], call: Callable[[KeyBroker, Request], Message]) -> grpc.RpcMethodHandler:
-        return grpc.unary_unary_rpc_method_handler(
-            lambda raw, context: _answer(message, call, broker, raw, context),
-            request_deserializer=None,
-            response_serializer=None,
-        )
-
-    methods = {
-        "GetBundle": unary(pb.BundleRequest, _get_bundle),
-        "GetSecret": unary(pb.SecretRequest, _get_secret),
-        "GetOnlineSecret": unary(pb.OnlineSecretRequest, _get_online_secret),
-    }
-    return grpc.method_handlers_generic_handler(SERVICE, methods)
+    def __init__(self, error: SealpodError) -> None:
+        super().__init__(error.code)
+        self.error = error
 
 
-def _answer(
-    message: type[Request],
-    call: Callable[[KeyBroker, Request], Message],
-    broker: KeyBroker,
-    raw: bytes,
-    context: Context,
-) -> bytes:
-    try:
-        reply: bytes = call(broker, _decode(message, raw)).SerializeToString()
-    except SealpodError as error:
-        _abort(context, error.message, error.code, error.remedy)
-    except Exception as error:
-        _logger.error("%s failed on a %s", message.__name__, type(error).__name__)
-        _logger.debug("%s failed", message.__name__, exc_info=_without_text(error))
-        _abort(context, "internal error", "internal.error", "See the key broker's log")
-    return reply
+class _TurnedAway(_Failed):
+    """A call that was not looked at."""
+
+    def __init__(self, status: grpc.StatusCode, error: SealpodError) -> None:
+        super().__init__(error)
+        self.status = status
 
 
-def _abort(context: Context, text: str, code: str, remedy: str) -> NoReturn:
-    context.set_trailing_metadata(((CODE_KEY, code), (REMEDY_KEY, _ascii(remedy)[:MAX_REMEDY])))
-    context.abort(grpc.StatusCode.INTERNAL, " ".join(text.split())[:MAX_DETAILS])
+async def _abort(context: Context, status: grpc.StatusCode, error: SealpodError, request: str) -> NoReturn:
+    remedy = _ascii(error.remedy)[:MAX_REMEDY]
+    context.set_trailing_metadata(((CODE_KEY, error.code), (REMEDY_KEY, remedy), (REQUEST_KEY, request)))
+    await context.abort(status, " ".join(error.message.split())[:MAX_DETAILS])
+    raise error  # abort() has raised
+
+
+def _header(context: Context, name: str) -> str | None:
+    for key, value in context.invocation_metadata() or ():
+        if key == name and isinstance(value, str):
+            return value
+    return None
+
+
+def _identity(context: Context) -> str:
+    """The name in the caller's certificate, if it showed one; TLS has verified it."""
+    names: Sequence[bytes] = context.auth_context().get("x509_common_name", ())
+    return _ascii(names[0].decode("utf-8", "replace")) if names else ""
 
 
 def _without_text(error: BaseException) -> BaseException:
@@ -104,14 +183,14 @@ def _decode(message: type[Request], raw: bytes) -> Request:
         ) from None
 
 
-def _get_bundle(broker: KeyBroker, request: pb.BundleRequest) -> pb.BundleResponse:
-    bundle = broker.get_bundle(request.CertificateChain, request.Policy)
+def _get_bundle(broker: KeyBroker, request: pb.BundleRequest, caller: Caller) -> pb.BundleResponse:
+    bundle = broker.get_bundle(request.CertificateChain, request.Policy, caller=caller)
     return pb.BundleResponse(
         GuestOwnerPublicKey=bundle.godh, LaunchBlob=bundle.session, LaunchId=bundle.launch_id
     )
 
 
-def _get_secret(broker: KeyBroker, request: pb.SecretRequest) -> pb.SecretResponse:
+def _get_secret(broker: KeyBroker, request: pb.SecretRequest, caller: Caller) -> pb.SecretResponse:
     claim = SecretClaim(
         launch_id=request.LaunchId,
         policy=request.Policy,
@@ -123,14 +202,25 @@ def _get_secret(broker: KeyBroker, request: pb.SecretRequest) -> pb.SecretRespon
         description=request.LaunchDescription,
         requests=_requests(request.SecretRequests),
     )
-    sealed = broker.get_secret(claim)
+    sealed = broker.get_secret(claim, caller=caller)
     return pb.SecretResponse(LaunchSecretHeader=sealed.header, LaunchSecretData=sealed.data)
 
 
-def _get_online_secret(broker: KeyBroker, request: pb.OnlineSecretRequest) -> pb.OnlineSecretResponse:
-    reply = broker.get_online_secret(request.ClientId, _requests(request.SecretRequests))
+def _get_online_secret(
+    broker: KeyBroker, request: pb.OnlineSecretRequest, caller: Caller
+) -> pb.OnlineSecretResponse:
+    reply = broker.get_online_secret(request.ClientId, _requests(request.SecretRequests), caller=caller)
     return pb.OnlineSecretResponse(Payload=reply.payload, IV=reply.iv)
 
 
 def _requests(details: Iterable[pb.RequestDetails]) -> tuple[RawRequest, ...]:
-    return tuple(RawRequest(one.Guid, one.Format, one.SecretType, one.Id) for one in details)
+    return tuple(
+        RawRequest(one.Guid, one.Format, one.SecretType, one.Id, one.Nonce, one.Audience) for one in details
+    )
+
+
+_METHODS: Final[tuple[tuple[str, type[Message], Call], ...]] = (
+    ("GetBundle", pb.BundleRequest, _get_bundle),
+    ("GetSecret", pb.SecretRequest, _get_secret),
+    ("GetOnlineSecret", pb.OnlineSecretRequest, _get_online_secret),
+)

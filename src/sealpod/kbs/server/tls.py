@@ -50,6 +50,10 @@ class Credentials:
         """As of now."""
         return self._watched.get()
 
+    def not_after(self) -> float:
+        """When the certificate ends, seconds since the epoch."""
+        return self.identity().not_after.timestamp()
+
     def reload(self) -> None:
         """Read the files again, changed or not."""
         self._watched.reload()

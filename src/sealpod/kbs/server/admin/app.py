@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The admin API over HTTP: routes, who asks, bodies, errors as JSON, and the audit log.
+
+Every route but the probes and the document needs the gatekeeper's yes. Work is done in threads of the
+broker's, since it waits for the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from contextvars import copy_context
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from sealpod import errors
+from sealpod.kbs.core.audit import Caller
+from sealpod.kbs.server.admin import openapi
+from sealpod.kbs.server.admin.audit import AdminLog
+from sealpod.kbs.server.admin.auth import Gatekeeper
+from sealpod.kbs.server.admin.nouns import NOUNS, SUGGEST_BODY, TEST_BODY, Noun
+from sealpod.kbs.server.admin.schema import Schema, check
+from sealpod.kbs.server.admin.service import Admin, suggest_policy
+from sealpod.kbs.server.logs import REQUEST_HEADER, begin_request, current_request
+from sealpod.kbs.server.metrics import Metrics
+from sealpod.kbs.server.ops import NO_STORE
+from sealpod.kbs.server.web import CLIENT_STATE
+from sealpod.wire import strictjson
+
+SCHEMA_VERSION: Final = 1
+MAX_BODY: Final = 1 << 20
+"""Bytes; a policy of ten thousand digests has half of that."""
+
+_STATUS: Final[tuple[tuple[type[errors.SealpodError], int], ...]] = (
+    (errors.UsageError, 400),
+    (errors.DecodeError, 400),
+    (errors.RefusedError, 403),
+    (errors.AccessError, 403),
+    (errors.NotFoundError, 404),
+    (errors.ConflictError, 409),
+    (errors.VerificationError, 409),
+    (errors.UnavailableError, 503),
+    (errors.DeadlineError, 504),
+)
+_OWN_STATUS: Final = {"admin.unauthorized": 401, "admin.too-large": 413, "admin.method": 405}
+
+_logger = logging.getLogger(__name__)
+_T = TypeVar("_T")
+Handler = Callable[[Request, Caller], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class AdminApi:
+    """What the routes need."""
+
+    admin: Admin
+    gatekeeper: Gatekeeper
+    log: AdminLog
+    metrics: Metrics
+    workers: Executor
+
+    def app(self, open_routes: list[BaseRoute]) -> Starlette:
+        """The application; ``open_routes`` are served without asking who is there."""
+        routes: list[BaseRoute] = [*open_routes, Route("/openapi.json", _document, methods=["GET"])]
+        for noun in NOUNS:
+            routes += self._routes(noun)
+        routes += [
+            self._route(openapi.TEST, "POST", self._test),
+            self._route(openapi.SUGGEST, "POST", self._suggest),
+        ]
+        handlers: dict[Any, Any] = {HTTPException: _http_error}
+        return Starlette(routes=routes, exception_handlers=handlers)
+
+    def _routes(self, noun: Noun) -> list[BaseRoute]:
+        one = f"{openapi.PREFIX}/{noun.name}/{{id:path}}"
+        routes = [
+            self._route(f"{openapi.PREFIX}/{noun.name}", "GET", self._lister(noun)),
+            self._route(one, "GET", self._shower(noun)),
+            self._route(one, "DELETE", self._deleter(noun)),
+        ]
+        if noun.body is not None:
+            routes.append(self._route(one, "PUT", self._setter(noun, noun.body)))
+        return routes
+
+    def _route(self, path: str, method: str, handler: Handler) -> BaseRoute:
+        async def endpoint(request: Request) -> Response:
+            name = begin_request(request.headers.get(REQUEST_HEADER))
+            response = await self._answer(handler, request)
+            response.headers[REQUEST_HEADER] = name
+            self.metrics.admin_request(method, response.status_code)
+            return response
+
+        route = Route(path, endpoint, methods=[method])
+        if method == "GET":
+            route.methods = {"GET"}  # HEAD would reveal what GET is recorded for
+        return route
+
+    async def _answer(self, handler: Handler, request: Request) -> Response:
+        peer = "" if request.client is None else f"{request.client.host}:{request.client.port}"
+        caller = Caller(peer, "", current_request())
+        try:
+            certificate = getattr(request.state, CLIENT_STATE, "")
+            identity = self.gatekeeper.identify(request.headers.get("authorization"), certificate)
+            caller = Caller(peer, identity, current_request())
+            return await handler(request, caller)
+        except errors.SealpodError as error:
+            if error.code == "admin.unauthorized":
+                _logger.warning("admin API: no valid token from %s", peer)
+            return error_response(error)
+        except ClientDisconnect:
+            return Response(status_code=400)
+        except Exception as error:  # noqa: BLE001 - a bug of ours must not end the connection unsaid
+            # Its text may quote the data it failed on.
+            _logger.error("%s %s failed on a %s", request.method, request.url.path, type(error).__name__)
+            return error_response(errors.SealpodError("internal error", remedy="See the key broker's log"))
+
+    async def _run(self, work: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self.workers, copy_context().run, work)
+
+    def _lister(self, noun: Noun) -> Handler:
+        async def handle(_request: Request, _caller: Caller) -> Response:
+            found = await self._run(lambda: self.admin.list(noun.name))
+            return _json({"schemaVersion": SCHEMA_VERSION, noun.key: found})
+
+        return handle
+
+    def _shower(self, noun: Noun) -> Handler:
+        async def handle(request: Request, caller: Caller) -> Response:
+            key = _key(request)
+            reveal = noun.reveals and _flag(request, "reveal")
+
+            def work() -> Any:
+                if not reveal:
+                    return self.admin.show(noun.name, key)
+                with self.log.recorded("AdminReveal", caller, _label(noun, key)):
+                    return self.admin.show(noun.name, key, reveal=True)
+
+            return _json(await self._run(work))
+
+        return handle
+
+    def _setter(self, noun: Noun, schema: Schema) -> Handler:
+        async def handle(request: Request, caller: Caller) -> Response:
+            key, body = _key(request), await _body(request, schema)
+
+            def work() -> Any:
+                with self.log.recorded("AdminSet", caller, _label(noun, key)):
+                    return self.admin.set(noun.name, key, body)
+
+            return _json(await self._run(work))
+
+        return handle
+
+    def _deleter(self, noun: Noun) -> Handler:
+        async def handle(request: Request, caller: Caller) -> Response:
+            key = _key(request)
+
+            def work() -> None:
+                with self.log.recorded("AdminDelete", caller, _label(noun, key)):
+                    self.admin.delete(noun.name, key)
+
+            await self._run(work)
+            return Response(status_code=204, headers=NO_STORE)
+
+        return handle
+
+    async def _test(self, request: Request, _caller: Caller) -> Response:
+        body = await _body(request, TEST_BODY)
+        return _json(await self._run(lambda: self.admin.test(body)))
+
+    async def _suggest(self, request: Request, _caller: Caller) -> Response:
+        body = await _body(request, SUGGEST_BODY)
+        return _json(await self._run(lambda: suggest_policy(body)))
+
+
+def error_response(error: errors.SealpodError) -> Response:
+    """An error as JSON, with the status of its family."""
+    status = _OWN_STATUS.get(error.code) or next(
+        (status for family, status in _STATUS if isinstance(error, family)), 500
+    )
+    body = {
+        "error": {
+            "code": error.code,
+            "message": error.message,
+            "remedy": error.remedy,
+            "request": current_request(),
+        }
+    }
+    challenge = {"www-authenticate": "Bearer"} if status == 401 else {}
+    return JSONResponse(body, status_code=status, headers={**NO_STORE, **challenge})
+
+
+async def _document(_request: Request) -> Response:
+    return _json(openapi.document())
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """What starlette says itself: no such route, or not this method there."""
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        return error_response(errors.UsageError(f"no {request.method} here", code="admin.method"))
+    return error_response(
+        errors.NotFoundError("no such route", code="admin.route", remedy="See /openapi.json")
+    )
+
+
+async def _body(request: Request, schema: Schema) -> dict[str, Any]:
+    if int(request.headers.get("content-length", "0") or "0") > MAX_BODY:
+        raise _too_large()
+    data = bytearray()
+    async for part in request.stream():
+        data += part
+        if len(data) > MAX_BODY:
+            raise _too_large()
+    try:
+        value = strictjson.parse_object(bytes(data), what="the body", limit=MAX_BODY)
+    except errors.DecodeError as error:
+        raise errors.UsageError(error.message, code="admin.body") from None
+    check(schema, value)
+    return value
+
+
+def _too_large() -> errors.SealpodError:
+    return errors.UsageError(f"the body has more than {MAX_BODY} bytes", code="admin.too-large")
+
+
+def _key(request: Request) -> str:
+    key: str = request.path_params["id"]
+    if not key:
+        raise errors.NotFoundError("no such route", code="admin.route", remedy="See /openapi.json")
+    return key
+
+
+def _flag(request: Request, name: str) -> bool:
+    text = request.query_params.get(name, "false")
+    if text not in ("true", "false"):
+        raise errors.UsageError(f"{name} is true or false", code="admin.body")
+    return text == "true"
+
+
+def _label(noun: Noun, key: str) -> str:
+    return f"{noun.noun}:{key}"
+
+
+def _json(value: Any) -> Response:
+    return JSONResponse(value, headers=NO_STORE)
