@@ -32,6 +32,7 @@ An owner's launch by hand:
 COMMANDS: Final[tuple[tuple[str, str, str], ...]] = (
     ("export", "sev_export:declare", "write the platform's certificate chain to a file"),
     ("show", "sev_show:declare", "show the platform's version, flags, identifier or guests"),
+    ("ok", "sev_ok:declare", "probe this machine for SEV, and say what to do about what fails"),
     ("verify", "sev_verify:declare", "verify a certificate chain, link by link"),
     ("generate", "sev_owner:declare_generate", "make an owner's OCA certificate and key"),
     ("provision", "sev_owner:declare_provision", "take ownership of the platform with such a certificate"),
