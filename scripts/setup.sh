@@ -91,5 +91,8 @@ if [ "$(cat .stamps/venv 2>/dev/null)" != "$key" ] || [ ! -x .venv/bin/sealpod ]
     echo "$key" >.stamps/venv
 fi
 
+# Commands start faster from byte code, and not every environment lets them write it.
+quietly .venv/bin/python -m compileall -q src/sealpod
+
 # Progress is on standard error, and there is none when the image is up to date.
 .venv/bin/sealpod guest build >/dev/null

@@ -12,7 +12,7 @@ import argparse
 import importlib
 import os
 import sys
-from typing import Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from sealpod.errors import InterruptError, SealpodError
 
@@ -47,20 +47,21 @@ _NARROWEST: Final = 40
 """Columns of help where the terminal does not say, and at least."""
 
 
-class Formatter(Protocol):
-    """How argparse lays help out."""
+if TYPE_CHECKING:
 
-    def __call__(self, *, prog: str) -> argparse.HelpFormatter: ...
+    class Formatter(Protocol):
+        """How argparse lays help out."""
 
+        def __call__(self, *, prog: str) -> argparse.HelpFormatter: ...
 
-class Command(Protocol):
-    """What a subcommand's module offers."""
+    class Command(Protocol):
+        """What a subcommand's module offers."""
 
-    HELP: str
+        HELP: str
 
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
+        def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
 
-    def run(self, args: argparse.Namespace) -> int: ...
+        def run(self, args: argparse.Namespace) -> int: ...
 
 
 def _overview() -> argparse.ArgumentParser:

@@ -19,7 +19,8 @@ from sealpod.errors import UsageError, VerificationError
 if TYPE_CHECKING:
     from sealpod.cli.measure_input import Inputs
     from sealpod.measure.components import Components
-    from sealpod.measure.launch import Launch, Vcpus
+    from sealpod.measure.sevlaunch import Launch
+    from sealpod.measure.vcpus import Vcpus
 
 __all__ = ["HELP", "adapt", "add_arguments", "run"]
 
@@ -59,26 +60,32 @@ def measured(args: argparse.Namespace) -> tuple[Components, ...]:
     return _components(args, *_launch(args))
 
 
-def _launch(args: argparse.Namespace) -> tuple[Inputs, Vcpus, Launch]:
-    from sealpod.cli.measure_input import Inputs, vcpus_of
+def _launch(args: argparse.Namespace) -> tuple[Inputs, Vcpus | None, Launch]:
+    from sealpod.cli.measure_input import Inputs, check_vmm, vcpus_of
 
     _check_kernel(args)
-    vcpus = vcpus_of(args)
+    if args.mode == "sev":
+        vcpus = None
+        check_vmm(args)
+    else:
+        vcpus = vcpus_of(args)
     inputs = Inputs(args)
     _check_mode(args, inputs)
     return inputs, vcpus, _measure(args, inputs, vcpus)
 
 
-def _measure(args: argparse.Namespace, inputs: Inputs, vcpus: Vcpus) -> Launch:
-    from sealpod.measure import launch
+def _measure(args: argparse.Namespace, inputs: Inputs, vcpus: Vcpus | None) -> Launch:
+    from sealpod.measure.sevlaunch import SEV_ES, SNP_SVSM, measure_sev, measure_seves
 
-    if args.mode == launch.SNP_SVSM:
-        return launch.measure_svsm(inputs.firmware(), inputs.svsm, inputs.vars_size(), vcpus)
-    if args.mode == launch.SNP:
-        return launch.measure_snp(inputs.firmware(), inputs.table(), vcpus)
-    if args.mode == launch.SEV_ES:
-        return launch.measure_seves(inputs.firmware(), inputs.table(), vcpus)
-    return launch.measure_sev(inputs.firmware(), inputs.table())
+    if vcpus is None:
+        return measure_sev(inputs.firmware(), inputs.table())
+    if args.mode == SEV_ES:
+        return measure_seves(inputs.firmware(), inputs.table(), vcpus)
+    from sealpod.measure.snplaunch import measure_snp, measure_svsm
+
+    if args.mode == SNP_SVSM:
+        return measure_svsm(inputs.firmware(), inputs.svsm, inputs.vars_size(), vcpus)
+    return measure_snp(inputs.firmware(), inputs.table(), vcpus)
 
 
 def _ovmf_hash(args: argparse.Namespace) -> int:
@@ -124,7 +131,7 @@ def _check_mode(args: argparse.Namespace, inputs: Inputs) -> None:
         raise UsageError("SNP OVMF hash only works with SNP", code="measure.mode")
 
 
-def _report(args: argparse.Namespace, inputs: Inputs, launch: Launch, vcpus: Vcpus) -> int:
+def _report(args: argparse.Namespace, inputs: Inputs, launch: Launch, vcpus: Vcpus | None) -> int:
     """The digest with all its parts, as JSON or against a reference."""
     from sealpod.cli.measure_output import print_json
 
@@ -138,7 +145,7 @@ def _report(args: argparse.Namespace, inputs: Inputs, launch: Launch, vcpus: Vcp
 
 
 def _components(
-    args: argparse.Namespace, inputs: Inputs, vcpus: Vcpus, launch: Launch
+    args: argparse.Namespace, inputs: Inputs, vcpus: Vcpus | None, launch: Launch
 ) -> tuple[Components, ...]:
     from sealpod.measure.components import Components
 

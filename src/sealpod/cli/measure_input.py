@@ -9,21 +9,24 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BufferedReader
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from sealpod.cli.measure_options import QEMU, VMMS
 from sealpod.errors import AccessError, DecodeError, NotFoundError, OperationError, UsageError
 from sealpod.measure.firmware import Firmware
-from sealpod.measure.gctx import LD_SIZE
 from sealpod.measure.hashes import HashesTable, cmdline_hash
-from sealpod.measure.launch import SEV, SEV_ES, SNP, SNP_SVSM, Vcpus
+from sealpod.measure.sevlaunch import SEV_ES, SNP, SNP_SVSM
 from sealpod.measure.vcpu import SIGNATURES, signature
-from sealpod.measure.vmsa import Fpu, Vmm
+
+if TYPE_CHECKING:
+    from sealpod.measure.vcpus import Vcpus
 
 MAX_FIRMWARE_SIZE: Final = 256 << 20
 """Bytes that are read of a firmware image; OVMF's have 2 to 16 MiB."""
 MAX_RECORD_SIZE: Final = 1 << 20
 """Bytes that are read of a record; longer ones are refused where they are parsed."""
 STDIN: Final = "-"
+_SNP_HASH_SIZE: Final = 48
 
 
 class Inputs:
@@ -53,7 +56,7 @@ class Inputs:
         args = self._args
         # Mode snp:ovmf-hash takes the option too, and pays no heed to it.
         taken = args.snp_ovmf_hash and args.mode == SNP
-        known = _digest("--snp-ovmf-hash", args.snp_ovmf_hash, LD_SIZE) if taken else None
+        known = _digest("--snp-ovmf-hash", args.snp_ovmf_hash, _SNP_HASH_SIZE) if taken else None
         if args.ovmf_metadata is None:
             return Firmware.of(_read(args.ovmf, MAX_FIRMWARE_SIZE), known)
         from sealpod.measure.document import metadata
@@ -109,26 +112,26 @@ class Inputs:
 
 
 def vcpus_of(args: argparse.Namespace) -> Vcpus:
-    """What the vCPU options come to.
+    """What the vCPU options come to, in a mode that measures vCPUs.
 
     :raise UsageError: something the mode needs is missing.
     """
-    if args.mode != SEV and args.vcpus is None:
+    if args.vcpus is None:
         raise UsageError(f"missing --vcpus N in guest mode '{args.mode}'", code="measure.vcpus")
-    vmm = _vmm(args.vmm_type)
-    if args.mode == SEV:
-        return Vcpus()
+    check_vmm(args)
+    from sealpod.measure.vcpus import Vcpus
+    from sealpod.measure.vmsa import Fpu, Vmm
+
     fpu = args.vmsa_fpu or ("legacy" if args.mode == SEV_ES else "init2")
-    return Vcpus(args.vcpus, _signature(args, vmm), vmm, _features(args), Fpu(fpu))
+    return Vcpus(args.vcpus, _signature(args), Vmm(args.vmm_type), _features(args), Fpu(fpu))
 
 
-def _vmm(name: str) -> Vmm:
-    try:
-        return Vmm(name)
-    except ValueError:
+def check_vmm(args: argparse.Namespace) -> None:
+    """Raise UsageError for a hypervisor nobody knows; the mode may well not ask for one."""
+    if args.vmm_type not in VMMS:
         raise UsageError(
-            f"unknown VMM type '{name}'", code="measure.vmm", remedy="use QEMU, ec2, gce or krun"
-        ) from None
+            f"unknown VMM type '{args.vmm_type}'", code="measure.vmm", remedy=f"use {', '.join(VMMS)}"
+        )
 
 
 def _features(args: argparse.Namespace) -> int:
@@ -139,7 +142,7 @@ def _features(args: argparse.Namespace) -> int:
     return int(args.sev_features)
 
 
-def _signature(args: argparse.Namespace, vmm: Vmm) -> int:
+def _signature(args: argparse.Namespace) -> int:
     """Family, model and stepping before a signature before a type, as the tool has it."""
     if args.vcpu_family is not None:
         parts = (args.vcpu_family, args.vcpu_model, args.vcpu_stepping)
@@ -153,7 +156,7 @@ def _signature(args: argparse.Namespace, vmm: Vmm) -> int:
         return int(args.vcpu_sig)
     if args.vcpu_type is not None:
         return SIGNATURES[args.vcpu_type]
-    if vmm is Vmm.QEMU:
+    if args.vmm_type == QEMU:
         raise UsageError(
             f"missing --vcpu-type or --vcpu-sig or --vcpu-family in guest mode '{args.mode}'",
             code="measure.vcpu",

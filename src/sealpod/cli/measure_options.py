@@ -46,6 +46,8 @@ values (init2), by the call that made the VM. In mode seves the default is legac
 makes VMs by KVM_SEV_ES_INIT unless told legacy-vm-type=off; sev-snp-measure from 0.0.10 on writes init2
 there. In mode snp it is init2: SEV-SNP guests of Linux 6.11 and later are made in no other way."""
 
+QEMU: Final = "QEMU"
+VMMS: Final = (QEMU, "ec2", "gce", "krun")
 MODES: Final = ("sev", "seves", "snp", "snp:ovmf-hash", "snp:svsm")
 FORMATS: Final = ("hex", "base64")
 _TOOLS_OPTIONS: Final = (
@@ -122,9 +124,7 @@ def _vcpus(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vcpu-sig", metavar="VALUE", type=_number("auto_base_int"), help="CPUID signature")
     for part in ("family", "model", "stepping"):
         parser.add_argument(f"--vcpu-{part}", metavar=part.upper(), type=int, help=f"CPU {part}")
-    parser.add_argument(
-        "--vmm-type", metavar="VMMTYPE", default="QEMU", help="hypervisor (QEMU, ec2, gce, krun)"
-    )
+    parser.add_argument("--vmm-type", metavar="VMMTYPE", default=QEMU, help=f"hypervisor ({', '.join(VMMS)})")
     parser.add_argument(
         "--guest-features",
         metavar="VALUE",

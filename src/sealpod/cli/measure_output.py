@@ -10,7 +10,7 @@ from sealpod.errors import AccessError, OperationError
 
 if TYPE_CHECKING:
     from sealpod.measure.explain import Difference
-    from sealpod.measure.launch import Launch
+    from sealpod.measure.sevlaunch import Launch
 
 _NAMES: Final = {"sev": "SEV", "seves": "SEV_ES", "snp": "SEV_SNP", "snp:svsm": "SEV_SNP_SVSM"}
 """How the tool calls its modes."""

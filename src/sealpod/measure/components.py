@@ -14,14 +14,17 @@ Records with ``schemaVersion`` 1, which knew mode sev alone, are read as well.
 from __future__ import annotations
 
 import json
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from sealpod.errors import DecodeError
 from sealpod.measure.firmware import Firmware
 from sealpod.measure.hashes import HashesTable, cmdline_hash
-from sealpod.measure.launch import SEV, Launch, Vcpus, measure_sev
 from sealpod.measure.ovmf import Bytes
+from sealpod.measure.sevlaunch import SEV, SNP_SVSM, Launch, measure_sev
 from sealpod.record import Record
+
+if TYPE_CHECKING:
+    from sealpod.measure.vcpus import Vcpus
 
 SCHEMA_VERSION: Final = 2
 
@@ -163,7 +166,6 @@ def _hex(value: int | None) -> str | None:
 
 
 def _started(mode: str, vcpus: Vcpus) -> dict[str, Any]:
-    from sealpod.measure.launch import SNP_SVSM
     from sealpod.measure.vmsa import Vmm
 
     qemu = vcpus.vmm is Vmm.QEMU

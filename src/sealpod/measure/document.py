@@ -25,9 +25,9 @@ from typing import Final
 
 from sealpod.measure.components import SCHEMA_VERSION, Components
 from sealpod.measure.gctx import LD_SIZE
-from sealpod.measure.launch import Launch
 from sealpod.measure.ovmf import Area, Ovmf, Section
 from sealpod.measure.reading import Fields, malformed, parse_object
+from sealpod.measure.sevlaunch import Launch
 from sealpod.measure.snp import SECTION_NAMES, Step
 
 OVMF_HASH: Final = "snp:ovmf-hash"

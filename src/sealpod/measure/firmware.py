@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from sealpod.errors import UsageError
 from sealpod.measure.ovmf import Bytes, Ovmf
-from sealpod.measure.snp import snp_ovmf_hash
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -64,5 +63,7 @@ class Firmware:
         :raise DecodeError: the image is not whole pages.
         """
         if self._snp_hash is None:
+            from sealpod.measure.snp import snp_ovmf_hash
+
             self._snp_hash = snp_ovmf_hash(self.data)
         return self._snp_hash

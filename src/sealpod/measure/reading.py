@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 from sealpod.errors import DecodeError, UsageError
 from sealpod.measure.components import SCHEMA_VERSION, Components
 from sealpod.measure.hashes import cmdline_hash
-from sealpod.measure.launch import SEV, SEV_ES, SNP, SNP_SVSM
+from sealpod.measure.sevlaunch import SEV, SEV_ES, SNP, SNP_SVSM
 from sealpod.measure.vmsa import Fpu, Vmm
 
 MAX_JSON_SIZE: Final = 1 << 20
