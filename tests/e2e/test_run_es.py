@@ -12,7 +12,7 @@ import pytest
 from commandkit import Finished
 from labkit import Lab, phase, qemu_script, serving
 
-pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("clean")]
+pytestmark = pytest.mark.e2e
 REFUSED = 3
 MESSAGE, KEY_ID, KEYSET = "only the guest may read this", "key_id1", "KEYSET-1"  # the lab's
 ES = {"policy": "0x5", "cpus": "2"}
@@ -36,11 +36,14 @@ def references(lab: Lab) -> dict[str, dict[str, object]]:
 def es_lab(
     lab: Lab, references: dict[str, dict[str, object]], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Lab]:
-    """The lab with a broker whose policy admits two measured vCPUs under policy 5, and nothing else."""
+    """The lab with a broker whose policy admits two measured vCPUs under policy 5, and nothing else.
+
+    Nothing of its guests may be left at the end.
+    """
     root = tmp_path_factory.mktemp("es")
     database = root / "kbs.db"
     digests = [word for record in references.values() for word in ("--digest", str(record["digest"]))]
-    with serving(lab.place, database, "--trust-ark", lab.ark) as (_, address):
+    with lab.place.unchanged(), serving(lab.place, database, "--trust-ark", lab.ark) as (_, address):
         made = replace(lab, broker=address, database=f"sqlite:///{database}")
         key = lab.place.root.parent / f"key-{KEY_ID}"
         made.broker_set("policy", "set", "es", "--allow-policy", "5", *digests)
