@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``sealpod kbs report``: keys the broker signs statements about launches with."""
+"""``sealpod kbs report-key``: keys the broker signs statements about launches with."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def add_commands(nouns: Nouns) -> None:
     """``set``, ``list``, ``show``, ``delete``."""
-    verbs = add_noun(nouns, "report", "Report keys: what the broker signs statements about launches with")
+    verbs = add_noun(nouns, "report-key", "Report keys: what the broker signs statements about launches with")
     setter = add_verb(verbs, "set", "Make or replace a report key; prints its public half", _set)
     setter.add_argument("id", metavar="ID", help="what a request asks for")
     source = setter.add_mutually_exclusive_group(required=True)

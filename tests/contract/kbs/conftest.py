@@ -10,19 +10,28 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import sqlite3
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from databases import (
+    MariaDb,
+    Missing,
+    PostgreSql,
+    Server,
+    TestDatabase,
+    running,
+    server_database,
+    sqlite_database,
+)
 
 from sealpod.kbs.server import RunningBroker, ServerConfig, serve
+from sealpod.kbs.store.keks import KekSources
 from sealpod.sev.ca import CaCertificate, make_ca
 from sealpod.sev.cert import Algorithm, Certificate, Usage, make, sign
 from sealpod.sev.chain import Chain
@@ -87,7 +96,7 @@ def strings(raw: bytes) -> dict[int, str]:
     return found
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Refused(Exception):
     """A status other than OK."""
 
@@ -273,18 +282,42 @@ def platform() -> TestPlatform:
     return TestPlatform()
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("kbs") / "kbs.db"
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[Server]:
+    yield from _server(MariaDb)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Server]:
+    yield from _server(PostgreSql)
+
+
+def _server(make: Callable[[], Server]) -> Iterator[Server]:
+    try:
+        server = make()
+    except Missing as missing:
+        pytest.skip(str(missing))
+    with running(server):
+        yield server
+
+
+@pytest.fixture(scope="module", params=["sqlite", "mariadb", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TestDatabase:
+    """An empty database of each kind in turn: everything that asks for one holds on all three."""
+    directory = tmp_path_factory.mktemp("kbs")
+    if request.param == "sqlite":
+        return sqlite_database(directory)
+    return server_database(request.getfixturevalue(request.param), directory)
 
 
 @pytest.fixture(scope="module")
-def broker(platform: TestPlatform, database: Path) -> Iterator[RunningBroker]:
-    config = ServerConfig("127.0.0.1:0", f"sqlite:///{database}", trust_arks=(platform.fingerprint,))
-    with serve(config) as running:
-        sql(database, f"REPLACE INTO secrets VALUES (10,'key_id1','{KEY_B64}',NULL)")
-        sql(database, "REPLACE INTO keysets VALUES (10,'KEYSET-1','[\"key_id1\"]',NULL)")
-        yield running
+def broker(platform: TestPlatform, database: TestDatabase) -> Iterator[RunningBroker]:
+    config = ServerConfig(
+        "127.0.0.1:0", database.url, keks=KekSources(database.kek), trust_arks=(platform.fingerprint,)
+    )
+    with serve(config) as started:
+        database.sql(*SEED)
+        yield started
 
 
 @pytest.fixture
@@ -299,23 +332,19 @@ def host(platform: TestPlatform, client: Client) -> Host:
     return Host(platform, client)
 
 
-def sql(database: Path, *statements: str) -> None:
-    """What a key owner types into the database's shell."""
-    connection = sqlite3.connect(database, timeout=10)
-    with connection:
-        for statement in statements:
-            connection.execute(statement)
-    connection.close()
+SEED = (
+    f"REPLACE INTO secrets VALUES (10,'key_id1','{KEY_B64}',NULL)",
+    "REPLACE INTO keysets VALUES (10,'KEYSET-1','[\"key_id1\"]',NULL)",
+)
+"""What simple-kbs' database image begins with."""
 
 
 @pytest.fixture
-def owner(database: Path) -> Iterator[Any]:
+def owner(database: TestDatabase) -> Iterator[Any]:
     """Runs SQL for the length of a test; the seeded secret and keyset are put back after it."""
-    yield lambda *statements: sql(database, *statements)
-    sql(
-        database,
-        f"REPLACE INTO secrets VALUES (10,'key_id1','{KEY_B64}',NULL)",
-        "REPLACE INTO keysets VALUES (10,'KEYSET-1','[\"key_id1\"]',NULL)",
+    yield database.sql
+    database.sql(
+        *SEED,
         "DELETE FROM policy",
         "DELETE FROM secrets WHERE id > 10",
         "DELETE FROM keysets WHERE id > 10",

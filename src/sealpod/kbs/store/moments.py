@@ -18,7 +18,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 
 class Now(FunctionElement[Any]):
-    """The present moment, to the second."""
+    """The present moment."""
 
     type = DateTime()
     inherit_cache = True
@@ -49,7 +49,7 @@ def _mysql_now(_element: Now, _compiler: SQLCompiler, **_: Any) -> str:
 
 @compiles(Now)
 def _now(_element: Now, _compiler: SQLCompiler, **_: Any) -> str:
-    return "LOCALTIMESTAMP(0)"
+    return "LOCALTIMESTAMP"
 
 
 @compiles(Ago, "sqlite")
@@ -64,7 +64,7 @@ def _mysql_ago(element: Ago, _compiler: SQLCompiler, **_: Any) -> str:
 
 @compiles(Ago)
 def _ago(element: Ago, _compiler: SQLCompiler, **_: Any) -> str:
-    return f"(LOCALTIMESTAMP(0) - INTERVAL '{element.seconds} seconds')"
+    return f"(LOCALTIMESTAMP - INTERVAL '{element.seconds} seconds')"
 
 
 class Moment(FunctionElement[Any]):

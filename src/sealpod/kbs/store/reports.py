@@ -52,13 +52,13 @@ def set_report_key(db: Database, key_id: str, key: SecretBytes, *, policy: str |
 
     :raise UsageError: not a P-256 private key, or an id that does not fit. :raise NotFoundError: no policy.
     """
-    check_identifier("report", key_id, limit=MAX_ID)
+    check_identifier("report-key", key_id, limit=MAX_ID)
     return _write(db, key_id, _load(key), policy)
 
 
 def generate_report_key(db: Database, key_id: str, *, policy: str | None) -> ReportKeyInfo:
     """Make a report key that nobody has seen, or replace one by it. :raise SealpodError: as when set."""
-    check_identifier("report", key_id, limit=MAX_ID)
+    check_identifier("report-key", key_id, limit=MAX_ID)
     return _write(db, key_id, ec.generate_private_key(ec.SECP256R1()), policy)
 
 
@@ -113,8 +113,8 @@ def _load(raw: SecretBytes) -> ec.EllipticCurvePrivateKey:
 def _not_a_key() -> UsageError:
     return UsageError(
         "not a P-256 private key in PKCS #8",
-        code="report.key",
-        remedy="Let `sealpod kbs report set ID --generate` make one, or give PEM or DER without a passphrase",
+        code="report-key.syntax",
+        remedy="Let `sealpod kbs report-key set ID --generate` make one, or give PEM or DER without a passphrase",
     )
 
 
@@ -137,6 +137,6 @@ def _info(db: Database, row: Row[Any]) -> ReportKeyInfo:
 def _unknown(key_id: str) -> NotFoundError:
     return NotFoundError(
         f"no report key {key_id!r}",
-        code="report.unknown",
-        remedy="Set it with `sealpod kbs report set`, or see `sealpod kbs report list`",
+        code="report-key.unknown",
+        remedy="Set it with `sealpod kbs report-key set`, or see `sealpod kbs report-key list`",
     )
