@@ -1,120 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
 """The contract of the platform port: what every driver owes its callers.
 
-Run against the model with a guest that is a memfd of RAM and some bytes of flash. A driver that needs
-hardware joins by adding itself to ``DRIVERS`` with a guest of its own.
+Run against the model's process, and against the device driver on a scripted kernel and QEMU (platformkit). A
+driver for other hardware joins by adding itself to ``DRIVERS``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
-import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
-from pathlib import Path
+from contextlib import AsyncExitStack
 
 import pytest
+from platformkit import HASHES_GPA, RAM, Content, Driver
+from platformplace import CONTENT, PLAIN, POLICY, SECRET_GPA, opened, refused, spec_of
 
-from sealpod.errors import FirmwareError, OperationError, UnavailableError, UsageError, VerificationError
-from sealpod.platform.model import open_model
-from sealpod.platform.port import Launch, LaunchSpec, Measured, Platform
-from sealpod.sev.chain import Chain, verify_chain
+from sealpod.errors import OperationError, UnavailableError, UsageError, VerificationError
+from sealpod.platform.port import Measured
+from sealpod.sev.cert import Certificate
 from sealpod.sev.measurement import VerifiedLaunch, verify_measurement
 from sealpod.sev.packet import Packet
 from sealpod.sev.policy import Policy
+from sealpod.sev.report import Report, verify_report
 from sealpod.sev.session import Session
 from sealpod.sev.status import Status
 
-POLICY = Policy(0x18000003)
-FLASH = random.Random("flash").randbytes(3 * 65536)
-HASHES = random.Random("hashes").randbytes(176)
-HASHES_GPA = 0x10C00
-SECRET_GPA = 0x10800
+ES_POLICY = Policy(0x5)
 SECRET = b"for this guest only".ljust(32, b"\0")
-RAM = 1 << 20
 IV = bytes(16)
 
-Opener = Callable[[str], Awaitable[Platform]]
-DRIVERS: dict[str, Opener] = {"model": open_model}
 
-
-class FakeGuest:
-    """A paused guest: RAM in a memfd, flash that ends at 4 GiB. Refuses to be read anywhere else."""
-
-    def __init__(self, flash: bytes = FLASH) -> None:
-        self.ram_fd = os.memfd_create("ram", os.MFD_CLOEXEC)
-        os.truncate(self.ram_fd, RAM)
-        self.flash = flash
-
-    async def qmp(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
-        raise AssertionError(f"unexpected QMP command {command}")
-
-    async def read_physical(self, gpa: int, size: int) -> bytes:
-        start = gpa - ((4 << 30) - len(self.flash))
-        assert start >= 0
-        return self.flash[start : start + size]
-
-    def ram(self, gpa: int, size: int) -> bytes:
-        return os.pread(self.ram_fd, size, gpa)
-
-    def close(self) -> None:
-        os.close(self.ram_fd)
-
-
-@pytest.fixture(scope="session", params=sorted(DRIVERS))
-def driver(request: pytest.FixtureRequest) -> Opener:
-    return DRIVERS[request.param]
-
-
-@pytest.fixture(scope="session")
-def state_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path: Path = tmp_path_factory.mktemp("contract") / "platform"
-    return str(path)
-
-
-@asynccontextmanager
-async def opened(driver: Opener, state_dir: str) -> AsyncIterator[tuple[Platform, FakeGuest]]:
-    platform, guest = await driver(state_dir), FakeGuest()
-    try:
-        yield platform, guest
-    finally:
-        guest.close()
-        await platform.close()
-
-
-async def owner(platform: Platform, policy: Policy = POLICY) -> Session:
-    """What a guest owner does who trusts this platform's root."""
-    chain = Chain.decode(await platform.certificate_chain())
-    verify_chain(chain, {chain.ark.sha256: platform.kind})
-    return Session.create(chain.pdh, policy, rng=random.Random("owner").randbytes)
-
-
-def spec_of(owner_session: Session | None, **changes: object) -> LaunchSpec:
-    values: dict[str, object] = {
-        "policy": POLICY if owner_session is None else owner_session.policy,
-        "godh": None if owner_session is None else owner_session.godh.encode(),
-        "session": None if owner_session is None else owner_session.blob,
-        "hashes": HASHES,
-        "hashes_gpa": HASHES_GPA,
-        "secret_gpa": SECRET_GPA,
-        "firmware_size": len(FLASH),
-    }
-    return LaunchSpec(**(values | changes))  # type: ignore[arg-type]
-
-
-def verified(session: Session, measured: Measured, measured_bytes: bytes = FLASH + HASHES) -> VerifiedLaunch:
-    digest = hashlib.sha256(measured_bytes).digest()
+def verified(session: Session, measured: Measured, *more: bytes) -> VerifiedLaunch:
+    digest = hashlib.sha256(b"".join((CONTENT.flash, CONTENT.hashes, *more))).digest()
     return verify_measurement(session.keys, session.policy, measured.version, digest, measured.measurement)
 
 
-def test_a_platform_says_what_it_is(driver: Opener, state_dir: str) -> None:
+def test_a_platform_says_what_it_is(driver: Driver, state_dir: str) -> None:
     async def main() -> None:
-        async with opened(driver, state_dir) as (platform, _):
+        async with opened(driver, state_dir) as place:
+            platform = place.platform
             status = await platform.status()
-            assert platform.kind in ("model", "device")
-            assert (status.state, status.guest_count) == (1, 0)
+            assert platform.kind == driver.name
+            assert (status.state, status.guest_count, status.owned, status.es) == (1, 0, False, True)
             assert (status.version.api_major, status.version.api_minor) >= (0, 17)
             assert len(await platform.identifier()) == 64
             assert await platform.certificate_chain() == await platform.certificate_chain()
@@ -122,105 +49,124 @@ def test_a_platform_says_what_it_is(driver: Opener, state_dir: str) -> None:
     asyncio.run(main())
 
 
-def test_a_whole_launch(driver: Opener, state_dir: str) -> None:
+def test_a_whole_launch(driver: Driver, state_dir: str) -> None:
     async def main() -> None:
-        async with opened(driver, state_dir) as (platform, guest):
-            session = await owner(platform)
-            launch = await platform.launch(spec_of(session))
-            assert isinstance(launch.needs((7, 2)).arguments, tuple)
-            assert (await platform.status()).guest_count == 1
-            proof = verified(session, await launch.measure(guest))
-            assert guest.ram(HASHES_GPA, len(HASHES)) == HASHES
-            await launch.inject(guest, proof.pack(SECRET, iv=IV))
-            assert guest.ram(SECRET_GPA, len(SECRET)) == SECRET
-            await launch.finish(guest)
-            assert (await platform.status()).state == 2
-            await launch.close()
-            assert (await platform.status()).state == 1
+        async with opened(driver, state_dir) as place:
+            session = await place.owner()
+            async with place.launched(spec_of(session)) as (launch, guest):
+                assert (await place.platform.status()).guest_count == 1
+                proof = verified(session, await launch.measure(guest))
+                assert guest.ram(HASHES_GPA, len(CONTENT.hashes)) == CONTENT.hashes
+                await launch.inject(guest, proof.pack(SECRET, iv=IV))
+                assert guest.ram(SECRET_GPA, len(SECRET)) == SECRET
+                await launch.finish(guest)
+                assert (await place.platform.status()).state == 2
+            assert (await place.platform.status()).state == 1
 
     asyncio.run(main())
 
 
-def test_the_rest_of_the_guests_memory_is_left_alone(driver: Opener, state_dir: str) -> None:
+@pytest.mark.parametrize("vcpus", [1, 2, 4])
+def test_an_es_guest_is_measured_with_its_vcpus(driver: Driver, state_dir: str, vcpus: int) -> None:
     async def main() -> None:
-        async with opened(driver, state_dir) as (platform, guest):
-            session = await owner(platform)
-            launch = await platform.launch(spec_of(session))
-            proof = verified(session, await launch.measure(guest))
-            await launch.inject(guest, proof.pack(SECRET, iv=IV))
-            expected = bytearray(RAM)
-            expected[HASHES_GPA : HASHES_GPA + len(HASHES)] = HASHES
-            expected[SECRET_GPA : SECRET_GPA + len(SECRET)] = SECRET
-            assert guest.ram(0, RAM) == expected
-            assert os.fstat(guest.ram_fd).st_size == RAM
-            await launch.close()
+        async with opened(driver, state_dir) as place:
+            session = await place.owner(ES_POLICY)
+            content = Content(vcpus=vcpus)
+            async with place.launched(spec_of(session), content) as (launch, guest):
+                measured = await launch.measure(guest)
+                with pytest.raises(VerificationError):
+                    verified(session, measured, *Content(vcpus=vcpus + 1).vmsas)
+                proof = verified(session, measured, *content.vmsas)
+                await launch.inject(guest, proof.pack(SECRET, iv=IV))
+                await launch.finish(guest)
 
     asyncio.run(main())
 
 
-def test_a_launch_without_owner_hashes_or_secret(driver: Opener, state_dir: str) -> None:
+def test_the_rest_of_the_guests_memory_is_left_alone(driver: Driver, state_dir: str) -> None:
     async def main() -> None:
-        async with opened(driver, state_dir) as (platform, guest):
+        async with opened(driver, state_dir) as place:
+            session = await place.owner()
+            async with place.launched(spec_of(session)) as (launch, guest):
+                proof = verified(session, await launch.measure(guest))
+                await launch.inject(guest, proof.pack(SECRET, iv=IV))
+                expected = bytearray(RAM)
+                expected[HASHES_GPA : HASHES_GPA + len(CONTENT.hashes)] = CONTENT.hashes
+                expected[SECRET_GPA : SECRET_GPA + len(SECRET)] = SECRET
+                assert guest.ram(0, RAM + 1) == expected
+
+    asyncio.run(main())
+
+
+def test_a_launch_without_owner_hashes_or_secret(driver: Driver, state_dir: str) -> None:
+    async def main() -> None:
+        async with opened(driver, state_dir) as place:
             spec = spec_of(None, policy=Policy(0), hashes=None, hashes_gpa=None, secret_gpa=None)
-            launch = await platform.launch(spec)
-            await launch.measure(guest)
-            await launch.finish(guest)
-            assert guest.ram(0, RAM) == bytes(RAM)
-            await launch.close()
+            async with place.launched(spec) as (launch, guest):
+                await launch.measure(guest)
+                await launch.finish(guest)
+                assert guest.ram(0, RAM) == bytes(RAM)
 
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("changed", ["flash", "hashes"])
-def test_what_is_in_the_guest_is_what_is_measured(driver: Opener, state_dir: str, changed: str) -> None:
+@pytest.mark.parametrize("changed", ["flash", "kernel"])
+def test_what_is_in_the_guest_is_what_is_measured(driver: Driver, state_dir: str, changed: str) -> None:
     async def main() -> None:
-        async with opened(driver, state_dir) as (platform, guest):
-            session = await owner(platform)
-            other = bytes([HASHES[0] ^ 1]) + HASHES[1:]
-            spec = spec_of(session, **({"hashes": other} if changed == "hashes" else {}))
-            if changed == "flash":
-                guest.flash = FLASH[:-1] + bytes([FLASH[-1] ^ 1])
-            launch = await platform.launch(spec)
-            measured = await launch.measure(guest)
-            with pytest.raises(VerificationError):
-                verified(session, measured)
-            await launch.close()
+        async with opened(driver, state_dir) as place:
+            session = await place.owner()
+            flash = bytes([CONTENT.flash[0] ^ 1]) + CONTENT.flash[1:]
+            content = Content(flash=flash) if changed == "flash" else Content(kernel=b"kernal")
+            spec = spec_of(session, hashes=content.hashes)
+            async with place.launched(spec, content) as (launch, guest):
+                measured = await launch.measure(guest)
+                with pytest.raises(VerificationError):
+                    verified(session, measured)
 
     asyncio.run(main())
 
 
-def test_hashes_are_measured_only_when_there_are_any(driver: Opener, state_dir: str) -> None:
+def test_hashes_are_measured_only_when_there_are_any(driver: Driver, state_dir: str) -> None:
     async def main() -> None:
-        async with opened(driver, state_dir) as (platform, guest):
-            session = await owner(platform)
-            launch = await platform.launch(spec_of(session, hashes=None, hashes_gpa=None))
-            verified(session, await launch.measure(guest), FLASH)
-            await launch.close()
+        async with opened(driver, state_dir) as place:
+            session = await place.owner()
+            async with place.launched(spec_of(session, hashes=None, hashes_gpa=None)) as (launch, guest):
+                measured = await launch.measure(guest)
+                digest = hashlib.sha256(CONTENT.flash).digest()
+                verify_measurement(
+                    session.keys, session.policy, measured.version, digest, measured.measurement
+                )
 
     asyncio.run(main())
 
 
-async def refused(work: Awaitable[object]) -> Status:
-    with pytest.raises(FirmwareError) as caught:
-        await work
-    status = Status(caught.value.status)
-    assert status.text in caught.value.message
-    return status
-
-
-def test_steps_out_of_order_get_the_firmwares_status(driver: Opener, state_dir: str) -> None:
+def test_a_report_is_signed_by_the_pek_and_tells_what_was_measured(driver: Driver, state_dir: str) -> None:
     async def main() -> None:
-        async with opened(driver, state_dir) as (platform, guest):
-            launch = await platform.launch(spec_of(await owner(platform)))
+        async with opened(driver, state_dir) as place:
+            session = await place.owner()
+            pek = Certificate.decode((await place.platform.pdh_cert_export()).pek)
+            digest = hashlib.sha256(CONTENT.flash + CONTENT.hashes).digest()
+            async with place.launched(spec_of(session)) as (launch, guest):
+                assert await refused(launch.attestation_report(guest, IV)) is Status.INVALID_GUEST_STATE
+                await launch.measure(guest)
+                report = Report.decode(await launch.attestation_report(guest, IV))
+                verify_report(report, pek, digest=digest, mnonce=IV, policy=POLICY)
+
+    asyncio.run(main())
+
+
+def test_steps_out_of_order_get_the_firmwares_status(driver: Driver, state_dir: str) -> None:
+    async def main() -> None:
+        async with opened(driver, state_dir) as place:
             packet = Packet(bytes(52), bytes(16))
-            assert await refused(launch.inject(guest, packet)) is Status.INVALID_GUEST_STATE
-            assert await refused(launch.finish(guest)) is Status.INVALID_GUEST_STATE
-            await launch.measure(guest)
-            assert await refused(launch.measure(guest)) is Status.INVALID_GUEST_STATE
-            await launch.finish(guest)
-            assert await refused(launch.finish(guest)) is Status.INVALID_GUEST_STATE
-            assert await refused(launch.inject(guest, packet)) is Status.INVALID_GUEST_STATE
-            await launch.close()
+            async with place.launched(spec_of(await place.owner())) as (launch, guest):
+                assert await refused(launch.inject(guest, packet)) is Status.INVALID_GUEST_STATE
+                assert await refused(launch.finish(guest)) is Status.INVALID_GUEST_STATE
+                await launch.measure(guest)
+                assert await refused(launch.measure(guest)) is Status.INVALID_GUEST_STATE
+                await launch.finish(guest)
+                assert await refused(launch.finish(guest)) is Status.INVALID_GUEST_STATE
+                assert await refused(launch.inject(guest, packet)) is Status.INVALID_GUEST_STATE
             assert await refused(launch.finish(guest)) in (
                 Status.INVALID_PLATFORM_STATE,
                 Status.INVALID_GUEST,
@@ -229,127 +175,106 @@ def test_steps_out_of_order_get_the_firmwares_status(driver: Opener, state_dir: 
     asyncio.run(main())
 
 
-def test_tampering_gets_the_firmwares_status(driver: Opener, state_dir: str) -> None:
+def test_tampering_gets_the_firmwares_status(driver: Driver, state_dir: str) -> None:
     async def main() -> None:
-        async with opened(driver, state_dir) as (platform, guest):
-            session = await owner(platform)
+        async with opened(driver, state_dir) as place:
+            session = await place.owner()
             blob = bytes([session.blob[16] ^ 1])
             changed = session.blob[:16] + blob + session.blob[17:]
-            bad_start = platform.launch(spec_of(session, session=changed))
+            bad_start = place.start(spec_of(session, session=changed))
             assert await refused(bad_start) is Status.BAD_MEASUREMENT
-            bad_policy = platform.launch(spec_of(session, policy=Policy(3)))
+            bad_policy = place.start(spec_of(session, policy=Policy(3)))
             assert await refused(bad_policy) is Status.BAD_MEASUREMENT
-            assert (await platform.status()).guest_count == 0
-            launch = await platform.launch(spec_of(session))
-            packet = verified(session, await launch.measure(guest)).pack(SECRET, iv=IV)
-            bad_packet = Packet(packet.header, bytes(len(packet.data)))
-            assert await refused(launch.inject(guest, bad_packet)) is Status.BAD_MEASUREMENT
-            assert guest.ram(SECRET_GPA, len(SECRET)) == bytes(len(SECRET))
-            await launch.inject(guest, packet)
-            await launch.close()
+            newer = await place.owner(Policy(0x19000003))
+            assert await refused(place.start(spec_of(newer))) is Status.POLICY_FAILURE
+            assert (await place.platform.status()).guest_count == 0
+            async with place.launched(spec_of(session)) as (launch, guest):
+                packet = verified(session, await launch.measure(guest)).pack(SECRET, iv=IV)
+                bad_packet = Packet(packet.header, bytes(len(packet.data)))
+                assert await refused(launch.inject(guest, bad_packet)) is Status.BAD_MEASUREMENT
+                assert guest.ram(SECRET_GPA, len(SECRET)) == bytes(len(SECRET))
+                await launch.inject(guest, packet)
 
     asyncio.run(main())
 
 
-def test_a_secret_or_hashes_outside_ram_are_refused_and_ram_does_not_grow(
-    driver: Opener, state_dir: str
-) -> None:
+def test_a_secret_outside_ram_is_refused_and_ram_does_not_grow(driver: Driver, state_dir: str) -> None:
     async def main() -> None:
-        async with opened(driver, state_dir) as (platform, guest):
-            session = await owner(platform)
-            launch = await platform.launch(spec_of(session, hashes_gpa=RAM - 16))
-            with pytest.raises(OperationError):
+        async with opened(driver, state_dir) as place:
+            session = await place.owner()
+            async with place.launched(spec_of(session, secret_gpa=RAM - 16)) as (launch, guest):
+                packet = verified(session, await launch.measure(guest)).pack(SECRET, iv=IV)
+                with pytest.raises(OperationError):
+                    await launch.inject(guest, packet)
+                assert len(guest.ram(0, RAM + 4096)) == RAM
+
+    asyncio.run(main())
+
+
+def test_a_specification_with_half_of_something_is_refused(driver: Driver, state_dir: str) -> None:
+    async def main() -> None:
+        async with opened(driver, state_dir) as place:
+            session = await place.owner()
+            halves: list[dict[str, object]] = [{"godh": None}, {"hashes_gpa": None}, {"firmware_size": 0}]
+            for half in halves:
+                with pytest.raises(UsageError):
+                    await place.platform.launch(spec_of(session, **half))
+            async with place.launched(spec_of(session, secret_gpa=None)) as (launch, guest):
                 await launch.measure(guest)
-            await launch.close()
-            launch = await platform.launch(spec_of(session, secret_gpa=RAM - 16))
-            packet = verified(session, await launch.measure(guest)).pack(SECRET, iv=IV)
-            assert await refused(launch.inject(guest, packet)) is Status.INVALID_ADDRESS
-            await launch.close()
-            assert os.fstat(guest.ram_fd).st_size == RAM
+                with pytest.raises(UsageError):
+                    await launch.inject(guest, Packet(bytes(52), bytes(16)))
 
     asyncio.run(main())
 
 
-def test_a_flash_that_is_short_is_not_measured(driver: Opener, state_dir: str) -> None:
+def test_launches_side_by_side_are_independent(driver: Driver, state_dir: str) -> None:
     async def main() -> None:
-        async with opened(driver, state_dir) as (platform, guest):
-            launch = await platform.launch(spec_of(await owner(platform)))
+        async with opened(driver, state_dir) as place:
+            async with AsyncExitStack() as scope:
 
-            async def short(gpa: int, size: int) -> bytes:
-                return FLASH[:-1]
+                async def one(text: bytes) -> None:
+                    session = await place.owner()
+                    launch, guest = await scope.enter_async_context(place.launched(spec_of(session)))
+                    proof = verified(session, await launch.measure(guest))
+                    await launch.inject(guest, proof.pack(text, iv=IV))
+                    assert guest.ram(SECRET_GPA, 16) == text
+                    await launch.finish(guest)
 
-            guest.read_physical = short  # type: ignore[method-assign]
-            with pytest.raises(OperationError):
-                await launch.measure(guest)
-            await launch.close()
+                texts = [f"guest {number}".encode().ljust(16, b"\0") for number in range(4)]
+                await asyncio.gather(*(one(text) for text in texts))
+                assert (await place.platform.status()).guest_count == 4
+            assert (await place.platform.status()).guest_count == 0
 
     asyncio.run(main())
 
 
-def test_a_secret_needs_an_area(driver: Opener, state_dir: str) -> None:
+def test_closing_is_idempotent_and_safe_after_the_platform_is_gone(driver: Driver, state_dir: str) -> None:
     async def main() -> None:
-        async with opened(driver, state_dir) as (platform, guest):
-            launch = await platform.launch(spec_of(await owner(platform), secret_gpa=None))
-            await launch.measure(guest)
-            with pytest.raises(UsageError):
-                await launch.inject(guest, Packet(bytes(52), bytes(16)))
-            await launch.close()
-
-    asyncio.run(main())
-
-
-def test_launches_side_by_side_are_independent(driver: Opener, state_dir: str) -> None:
-    async def one(platform: Platform, text: bytes) -> tuple[Launch, FakeGuest]:
-        guest = FakeGuest()
-        session = await owner(platform)
-        launch = await platform.launch(spec_of(session))
-        proof = verified(session, await launch.measure(guest))
-        await launch.inject(guest, proof.pack(text, iv=IV))
-        assert guest.ram(SECRET_GPA, 16) == text
-        return launch, guest
-
-    async def main() -> None:
-        async with opened(driver, state_dir) as (platform, _):
-            texts = [f"guest {number}".encode().ljust(16, b"\0") for number in range(4)]
-            pairs = await asyncio.gather(*(one(platform, text) for text in texts))
-            assert (await platform.status()).guest_count == 4
-            for launch, guest in pairs:
-                await launch.finish(guest)
-                await launch.close()
-                guest.close()
-            assert (await platform.status()).guest_count == 0
-
-    asyncio.run(main())
-
-
-def test_closing_is_idempotent_and_safe_after_the_platform_is_gone(driver: Opener, state_dir: str) -> None:
-    async def main() -> None:
-        async with opened(driver, state_dir) as (platform, guest):
-            first = await platform.launch(spec_of(None, policy=Policy(0)))
-            second = await platform.launch(spec_of(None, policy=Policy(0)))
+        async with opened(driver, state_dir) as place, place.launched(PLAIN) as (second, guest):
+            async with place.launched(PLAIN) as (first, _):
+                pass
             await first.close()
-            await first.close()
-            assert (await platform.status()).guest_count == 1
-            await platform.close()
-            await platform.close()
-            await second.close()
+            assert (await place.platform.status()).guest_count == 1
+            await place.platform.close()
+            await place.platform.close()
             with pytest.raises(UnavailableError):
-                await platform.launch(spec_of(None, policy=Policy(0)))
+                await place.platform.launch(PLAIN)
+            with pytest.raises(UnavailableError):
+                await place.platform.status()
             with pytest.raises(UnavailableError):
                 await second.measure(guest)
+            await second.close()
 
     asyncio.run(main())
 
 
-def test_many_launches_one_after_the_other(driver: Opener, state_dir: str) -> None:
+def test_many_launches_one_after_the_other(driver: Driver, state_dir: str) -> None:
     """Handles and address space ids come back: more launches than a platform has of either."""
 
     async def main() -> None:
-        async with opened(driver, state_dir) as (platform, _):
-            spec = spec_of(None, policy=Policy(0))
+        async with opened(driver, state_dir) as place:
             for _ in range(600):
-                launch = await platform.launch(spec)
-                await launch.close()
-            assert (await platform.status()).guest_count == 0
+                await place.start(PLAIN)
+            assert (await place.platform.status()).guest_count == 0
 
     asyncio.run(main())

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from sealpod.errors import FirmwareError, OperationError, SealpodError, UnavailableError
 from sealpod.measure.ovmf import Ovmf
 from sealpod.platform.checks import TOP_OF_FLASH, secret_area
-from sealpod.platform.model.attesting import REPORT_SIZE
 from sealpod.platform.model.channel import Channel, GuestMemory
 from sealpod.platform.model.commands import Command
 from sealpod.platform.model.server import FLASH, PAGE, RAM
 from sealpod.platform.model.vcpus import vmsa_pages
 from sealpod.platform.port import LaunchSpec, Measured, PausedGuest, QemuNeeds
+from sealpod.sev import report
 from sealpod.sev.measurement import MEASUREMENT_SIZE, Measurement
 from sealpod.sev.policy import PolicyFlag
 from sealpod.sev.version import FirmwareVersion
@@ -118,7 +118,7 @@ class ModelLaunch:
 
     async def attestation_report(self, guest: PausedGuest, mnonce: bytes) -> bytes:
         """ATTESTATION."""
-        values = {"handle": self._handle, "length": REPORT_SIZE}
+        values = {"handle": self._handle, "length": report.SIZE}
         response = await self._channel.call(Command.ATTESTATION, values, {"mnonce": mnonce})
         return response.parts["report"]
 
