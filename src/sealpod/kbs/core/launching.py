@@ -59,15 +59,15 @@ class ChainVerifier:
 
         :raise DecodeError: malformed. :raise VerificationError: ``chain.*``.
         """
-        raw = decode_base64(text, limit=MAX_CHAIN)
-        key = hashlib.sha256(raw).digest()
+        # Of the text: base64 has one spelling here, and this needs no decoding.
+        key = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
         with self._lock:
             found = self._known.get(key)
             if found is not None:
                 self._known.move_to_end(key)
                 return found
             trusted, generation = self._trusted, self._generation
-        verified = _verify(raw, key, trusted)
+        verified = _verify(decode_base64(text, limit=MAX_CHAIN), trusted)
         with self._lock:
             # Not if the roots were changed meanwhile: this was verified up to one of the old ones.
             if self._size > 0 and generation == self._generation:
@@ -77,11 +77,12 @@ class ChainVerifier:
         return verified
 
 
-def _verify(raw: bytes, digest: bytes, trusted: Mapping[str, str]) -> Verified:
+def _verify(raw: bytes, trusted: Mapping[str, str]) -> Verified:
     chain = _decode(raw)
     trust = verify_chain(chain, trusted)
     chip = hashlib.sha256(chain.cek.pubkey).hexdigest()
-    return Verified(chain.pdh, Platform(trust.root, trust.ark_sha256, digest.hex(), chip))
+    digest = hashlib.sha256(raw).hexdigest()
+    return Verified(chain.pdh, Platform(trust.root, trust.ark_sha256, digest, chip))
 
 
 def _decode(raw: bytes) -> Chain:

@@ -17,6 +17,8 @@ class LogAuditor:
 
     def record(self, decision: Decision, entry: Entry | None = None) -> None:
         level = logging.INFO if decision.outcome == "granted" else logging.WARNING
+        if not _logger.isEnabledFor(level):
+            return
         if entry is None:
             _logger.log(level, "%s", decision.line())
         else:

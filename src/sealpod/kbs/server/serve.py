@@ -17,6 +17,8 @@ import time
 from contextlib import ExitStack
 from typing import Final
 
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from sealpod.kbs.core.broker import KeyBroker
 from sealpod.kbs.core.clock import SteadyClock
 from sealpod.kbs.core.policy import Rule
@@ -104,6 +106,7 @@ def serve(config: ServerConfig, *, auditor: Auditor | None = None) -> RunningBro
                 default_rule=rule,
                 limits=config.limits,
                 files=files,
+                new_key=lambda: ec.generate_private_key(ec.SECP384R1()),
             )
 
         current = CurrentBroker(make, config.default_rule, config.default_policy_file)

@@ -52,6 +52,10 @@ _READ_HEAD: Final = select(_head.c.seq, _head.c.hash).where(_head.c.id == HEAD_I
 _MOVE_HEAD: Final = (
     update(_head).where(_head.c.id == HEAD_ID).values(seq=bindparam("to_seq"), hash=bindparam("to_hash"))
 )
+_ADD_LAUNCHES: Final = insert(_launches)
+_ADD_CONNECTIONS: Final = insert(schema.conn_bundle)
+_ADD_PLATFORMS: Final = insert(_connections)
+_ADD_RECORDS: Final = insert(_audit)
 _SPEND: Final = delete(_launches).where(
     _launches.c.launch_id == bindparam("spent"), _launches.c.expires_at > bindparam("now")
 )
@@ -203,11 +207,11 @@ class Settler:
     def _insert(self, connection: Connection, accepted: Sequence[_Ticket]) -> None:
         opened = [_launch_row(one.change.opens) for one in accepted if one.change.opens is not None]
         if opened:
-            connection.execute(insert(_launches), opened)
+            connection.execute(_ADD_LAUNCHES, opened)
         begun = [(made, one.now) for one in accepted for made in one.change.connections]
         if begun:
-            connection.execute(insert(schema.conn_bundle), [self._connection_row(made) for made, _ in begun])
-            connection.execute(insert(_connections), [_platform_row(made, now) for made, now in begun])
+            connection.execute(_ADD_CONNECTIONS, [self._connection_row(made) for made, _ in begun])
+            connection.execute(_ADD_PLATFORMS, [_platform_row(made, now) for made, now in begun])
 
 
 class _Census:
@@ -340,7 +344,7 @@ def _append(connection: Connection, entries: Sequence[Entry]) -> None:
     if not entries:
         return
     rows = [{"seq": one.number, "hash": one.hash, "record": one.record} for one in entries]
-    connection.execute(insert(_audit), rows)
+    connection.execute(_ADD_RECORDS, rows)
     connection.execute(_MOVE_HEAD, {"to_seq": entries[-1].number, "to_hash": entries[-1].hash})
 
 
@@ -361,6 +365,8 @@ def _count_message(connection: Connection, client: UUID, most: int, now: float) 
 
 
 def _drop_connections(connection: Connection, *, before: float) -> None:
+    if before == float("-inf"):
+        return  # They are kept for ever.
     expired = select(_connections.c.client_id).where(_connections.c.created_at <= before)
     ids = list(connection.execute(expired.limit(PAGE)).scalars())
     if ids:
