@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -123,10 +124,12 @@ def load_authorities(path: str) -> tuple[Authority, ...]:
     from sealpod.sev.chainfile import Chain
 
     data = read_file(path, what="CA certificate chain file")
-    try:
+    with contextlib.suppress(DecodeError):
         return (Chain.decode(data).authority,)
-    except DecodeError:
+    try:
         return (Authority.decode(data),)
+    except DecodeError as error:
+        raise failure("unable to decode chain", error) from error
 
 
 def root_name(ark_sha256: str, otherwise: str) -> str:
