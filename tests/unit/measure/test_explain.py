@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -83,3 +86,68 @@ def test_a_difference_is_reported_exactly_when_there_is_one(first: str, second: 
     found = explain(REFERENCE.replace(cmdline=first), REFERENCE.replace(cmdline=second))
     assert bool(found) is (first != second)
     assert all(difference.detail for difference in found)
+
+
+GUEST = Components(
+    "f" * 64,
+    "1" * 64,
+    "2" * 64,
+    "quiet",
+    "d" * 64,
+    mode="seves",
+    vcpus=2,
+    signature=0x800F12,
+    vmm="QEMU",
+    features=0,
+    fpu="legacy",
+    policy=5,
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "part", "detail"),
+    [
+        ({"vcpus": 4}, "vCPUs", "is 4, the reference has 2"),
+        ({"signature": 0xA00F11}, "CPU signature", "is 0xa00f11, the reference has 0x800f12"),
+        ({"vmm": "ec2"}, "VMM", "is ec2, the reference has QEMU"),
+        ({"features": 0x20}, "guest features", "is 0x20, the reference has 0x0"),
+        ({"fpu": "init2"}, "VMSA layout", "is init2, the reference has legacy"),
+    ],
+)
+def test_parts_of_the_vcpus(change: dict[str, Any], part: str, detail: str) -> None:
+    (found,) = explain(GUEST, GUEST.replace(digest="e" * 64, **change))
+    assert (found.part, found.detail) == (part, detail)
+
+
+def test_the_policy_is_told_of_but_explains_no_digest() -> None:
+    other = GUEST.replace(policy=1)
+    assert [str(found) for found in explain(GUEST, other)] == [
+        "policy differs: is 0x1, the reference has 0x5"
+    ]
+    assert [found.part for found in explain(GUEST, other.replace(digest="e" * 64))] == ["policy", "digest"]
+
+
+def test_what_one_does_not_know_is_not_compared() -> None:
+    assert explain(GUEST, GUEST.replace(policy=None, signature=None)) == ()
+
+
+def test_another_mode_is_named_and_the_rest_compared_where_it_can_be() -> None:
+    sev = Components("f" * 64, "1" * 64, "3" * 64, "quiet", "e" * 64)
+    assert [found.part for found in explain(GUEST, sev)] == ["mode", "initrd"]
+    snp = GUEST.replace(mode="snp", firmware="f" * 96, digest="e" * 96)
+    assert [found.part for found in explain(GUEST, snp)] == ["mode"]
+    assert "SEV-SNP hash is" in explain(snp, snp.replace(firmware="0" * 96))[0].detail
+
+
+def test_a_command_line_that_is_known_by_its_hash() -> None:
+    hashed = GUEST.replace(cmdline=None, cmdline_sha256=GUEST.line_hash())
+    assert explain(GUEST, hashed) == ()
+    (found,) = explain(GUEST.replace(cmdline="debug"), hashed.replace(digest="e" * 64))
+    assert found.part == "command line"
+    assert f"SHA-256 is {GUEST.line_hash()}" in found.detail
+
+
+def test_an_svsm() -> None:
+    reference = GUEST.replace(mode="snp:svsm", svsm="a" * 64, vars_size=4096)
+    actual = reference.replace(svsm="b" * 64, vars_size=8192, digest="e" * 64)
+    assert [found.part for found in explain(reference, actual)] == ["SVSM", "variables"]
