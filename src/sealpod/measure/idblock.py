@@ -116,7 +116,7 @@ class IdAuth(Record):
                 f"an ID authentication of {len(raw)} bytes, not {AUTH_SIZE}", code="idblock.malformed"
             )
         id_algorithm, author_algorithm, *fields = _AUTH.unpack(raw)
-        if id_algorithm != ECDSA_P384_SHA384 or author_algorithm not in (0, ECDSA_P384_SHA384):
+        if (id_algorithm, author_algorithm) != (ECDSA_P384_SHA384, ECDSA_P384_SHA384):
             raise DecodeError("an algorithm SEV-SNP does not have", code="idblock.malformed")
         if _AUTH.pack(id_algorithm, author_algorithm, *fields) != raw:
             raise DecodeError("bytes where the ID authentication has zeros", code="idblock.malformed")
@@ -152,6 +152,8 @@ def verify(block: bytes, auth: bytes) -> IdAuth:
     # 3. The author's key, where there is one, signs the id key.
     if found.has_author:
         _check(found.author_key, found.id_key, found.key_signature, "id key")
+    elif any(found.key_signature):
+        raise VerificationError("a signature over the id key, but no author's key", code="idblock.signature")
     return found
 
 
