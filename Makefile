@@ -3,9 +3,10 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
+FUZZ_SECONDS ?= 60
 export MESSAGE
 
-.PHONY: setup demo test lint format bench protos clean
+.PHONY: setup demo test lint format fuzz bench protos clean
 
 setup: ## install system packages, the virtual environment and the guest image (idempotent)
 	@PYTHON="$(PYTHON)" bash scripts/setup.sh
@@ -25,6 +26,9 @@ lint: setup ## format, style, types, ranks
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+fuzz: setup ## each decoder for FUZZ_SECONDS (60), and every change of a real chain
+	$(BIN)/pytest tests/fuzz --fuzz-seconds=$(FUZZ_SECONDS) --timeout=0 -rP
 
 bench: setup ## starts, calls and pods against floors measured in the same run (pods need root)
 	$(BIN)/python bench/pod_start.py
