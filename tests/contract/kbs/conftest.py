@@ -143,7 +143,13 @@ class Client:
         return self.call("GetOnlineSecret", message((1, client_id), *((2, _details(d)) for d in details)))
 
     def fetch(self, connection: dict[str, str], *details: tuple[str, str, str, str]) -> dict[str, bytes]:
-        """Ask online with a guest's connection, and open the reply."""
+        """Ask online with a guest's connection, and look up in the reply what was asked for, as simple-kbs'
+        clients do: they do not look at other entries."""
+        found = open_online(self.online(connection["client_id"], *details), connection["key"])
+        return {guid: found[guid] for guid, *_ in details}
+
+    def entries(self, connection: dict[str, str], *details: tuple[str, str, str, str]) -> dict[str, bytes]:
+        """The whole reply."""
         return open_online(self.online(connection["client_id"], *details), connection["key"])
 
     def secret(self, *details: tuple[str, str, str, str], **claim: Any) -> dict[int, str]:

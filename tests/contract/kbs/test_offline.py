@@ -159,6 +159,8 @@ class TestOwnersTables:
             ((GUID, "binary", "key", "no-such-key"), "secret.unknown"),
             ((GUID, "", "bundle", "NO-SUCH-SET"), "keyset.unknown"),
             ((GUID, "", "bundle", "BROKEN"), "secret.unknown"),
+            ((GUID, "", "report", "no-such-key"), "report-key.unknown"),
+            ((GUID, "binary", "resource", "no-such-type"), "resource.unknown"),
         ],
     )
     def test_unknown_ids(self, host: Any, owner: Any, details: Any, code: str) -> None:
@@ -286,8 +288,7 @@ class TestRequests:
         [
             ([(GUID, "", "keyset", "x")], "request.unknown-type"),
             ([(GUID, "", "", "x")], "request.unknown-type"),
-            ([(GUID, "", "report", "x")], "request.unsupported-type"),
-            ([(GUID, "", "resource", "x")], "request.unsupported-type"),
+            ([(GUID, "", "reports", "x")], "request.unknown-type"),
             ([BUNDLE, (GUID.upper(), "binary", "key", "key_id1")], "request.duplicate-guid"),
             ([("not a guid", "", "bundle", "KEYSET-1")], "decode.guid"),
             ([("00000000-0000-0000-0000-000000000000", "", "bundle", "x")], "request.nil-guid"),
@@ -354,10 +355,10 @@ class TestChain:
     @pytest.mark.parametrize(
         ("offset", "code"),
         [
-            (0x20, "chain.pdh"),
-            (2084 + 0x20, "chain.pek-oca"),
-            (2 * 2084 + 0x20, "chain.oca"),
-            (3 * 2084 + 0x20, "chain.cek"),
+            (0x05, "chain.pdh"),
+            (2084 + 0x05, "chain.pek-oca"),
+            (2 * 2084 + 0x05, "chain.oca"),
+            (3 * 2084 + 0x05, "chain.cek"),
             (4 * 2084 + 0x200, "chain.ask"),
             (4 * 2084 + 832 + 0x200, "chain.ark"),
         ],

@@ -134,7 +134,8 @@ def test_malformed_client(host: Any, text: str) -> None:
     [
         ([(GUID, "binary", "key", "nope")], "Cannot fulfill secret request: no rows", "secret.unknown"),
         ([(GUID, "", "nope", "")], "Bad secret request: Unknown Secret Type", "request.unknown-type"),
-        ([(GUID, "", "report", "")], "Bad secret request: ", "request.unsupported-type"),
+        ([(GUID, "", "report", "")], "Cannot fulfill secret request: no rows", "report-key.unknown"),
+        ([("sealpod-request-sha256", "", "connection", "")], "Bad secret request: ", "request.reserved-guid"),
         (
             [(GUID, "binary", "key", "key_id1"), (GUID, "json", "key", "key_id1")],
             "Bad secret request: ",

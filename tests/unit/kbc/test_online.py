@@ -160,7 +160,7 @@ def test_the_upstream_payload_vector() -> None:
         ADDRESS, CLIENT_ID, SecretBytes(CONNECTION_KEY), transport=lambda *_: Answer(OK, b"")
     )
     guard = "2cf13667-ea72-4013-9dd6-155e89c5a28f"
-    assert client._open(response.SerializeToString(), guard).reveal() == b"test secret"
+    assert client._open(response.SerializeToString(), guard, bytes(32)).reveal() == b"test secret"
 
 
 @pytest.mark.parametrize(

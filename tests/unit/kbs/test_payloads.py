@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import base64
 import json
-from uuid import UUID
+from collections.abc import Callable
+from uuid import RFC_4122
 
 import pytest
 from hypothesis import given
@@ -18,7 +19,7 @@ from sealpod.errors import DecodeError, RefusedError, SealpodError, UsageError
 from sealpod.kbs.core.audit import Decision
 from sealpod.kbs.core.encoding import decode_base64, encode_base64
 from sealpod.kbs.core.evidence import Evidence
-from sealpod.kbs.core.material import BundleMaterial, KeyMaterial, gather, new_connection
+from sealpod.kbs.core.material import Asker, BundleMaterial, KeyMaterial, NoFiles, gather, new_connection
 from sealpod.kbs.core.online import encode_map, encrypt_reply
 from sealpod.kbs.core.policy import Rule
 from sealpod.kbs.core.records import StoredKeyset, StoredSecret
@@ -37,6 +38,10 @@ REPLY = (
 
 def counter(size: int) -> bytes:
     return bytes(range(size))
+
+
+def asker(rng: Callable[[int], bytes]) -> Asker:
+    return Asker(EVIDENCE, None, 0.0, 0.0, rng, NoFiles())
 
 
 def stored(name: str = "key_id1", value: str = KEY_B64, rule: Rule | None = None) -> StoredSecret:
@@ -96,18 +101,20 @@ class TestPayloads:
             pass
 
         request = SecretRequest(GUID, "", SecretKind.CONNECTION, "ignored")
-        material = gather(NoStore(), request, EVIDENCE, counter)  # type: ignore[arg-type]
+        material = gather(NoStore(), request, asker(counter))  # type: ignore[arg-type]
         payload = material.payload().reveal()
         assert len(payload) == 105
         assert json.loads(payload) == {
-            "client_id": "00010203-0405-4607-8809-0a0b0c0d0e0f",
+            "client_id": "00010203-0405-8607-8809-0a0b0c0d0e0f",
             "key": base64.b64encode(counter(32)).decode(),
         }
         assert material.connections[0].evidence == EVIDENCE
         assert material.rules == ()
 
-    def test_connection_ids_are_version_4(self) -> None:
-        assert new_connection(EVIDENCE, lambda size: b"\xff" * size).client_id.version == 4
+    @pytest.mark.parametrize("byte", [0x00, 0xFF])
+    def test_connection_ids_announce_that_replies_are_bound(self, byte: int) -> None:
+        made = new_connection(asker(lambda size: bytes([byte]) * size)).client_id
+        assert (made.version, made.variant) == (8, RFC_4122)
 
     def test_a_bundle_needs_the_keysets_and_its_members_policies(self) -> None:
         own, member = Rule(allowed_policies=(1,)), Rule(allowed_policies=(2,))
@@ -188,4 +195,6 @@ class TestRecords:
 
     def test_secrets_do_not_show(self) -> None:
         assert KEY_B64 not in repr(stored())
-        assert str(UUID(int=0)) in repr(new_connection(EVIDENCE, bytes)).replace("4", "0").replace("8", "0")
+        connection = new_connection(asker(lambda size: KEY_B64.encode()[:size]))
+        assert str(connection.client_id) in repr(connection)
+        assert KEY_B64[:32] not in repr(connection)
