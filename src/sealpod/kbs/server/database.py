@@ -37,7 +37,7 @@ def open_waiting(
 
     :raise UnavailableError: it did not answer in that time. :raise SealpodError: it answered, and refused.
     """
-    begin = told = clock()
+    begin, told = clock(), -math.inf
     while True:
         try:
             return opener()
@@ -46,7 +46,7 @@ def open_waiting(
             left = seconds - (now - begin)
             if left <= 0:
                 raise _gave_up(error, seconds) from error
-            if now == begin or now - told >= TELL:
+            if now - told >= TELL:
                 told = now
                 _logger.warning("waiting for the database: %s", error.message)
             sleep(min(RETRY, left))

@@ -6,6 +6,7 @@ gRPC's core closes what is half-open, silent, idle or old; :mod:`sealpod.kbs.ser
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 import grpc
@@ -43,6 +44,7 @@ class GrpcListener:
     ) -> None:
         """:raise UsageError: not an address. :raise UnavailableError: it is taken."""
         host, port = split_listen(listen)
+        self._service = service
         self._server = grpc.aio.server(options=_options(limits))
         self._server.add_generic_rpc_handlers((service.handlers(),))
         health_pb2_grpc.add_HealthServicer_to_server(reporter.servicer, self._server)
@@ -72,8 +74,16 @@ class GrpcListener:
         await self._server.start()
 
     async def stop(self, grace: float) -> None:
-        """Refuse new calls, let those in progress end within ``grace`` seconds."""
-        await self._server.stop(grace)
+        """Refuse new calls, let those in progress end within ``grace`` seconds.
+
+        Who watches the health service would do so for ever: that is not waited for.
+        """
+        ending = asyncio.create_task(self._server.stop(grace))
+        idle = asyncio.create_task(self._service.until_idle())
+        await asyncio.wait({ending, idle}, return_when=asyncio.FIRST_COMPLETED)
+        idle.cancel()
+        await self._server.stop(None)
+        await ending
 
 
 def _options(limits: ConnectionLimits) -> tuple[tuple[str, int], ...]:

@@ -67,6 +67,23 @@ class Service:
         self._metrics = metrics
         self._workers = workers
         self._request_seconds = request_seconds
+        self._open = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def until_idle(self) -> None:
+        """Return when no call is open: each has had its answer sent, or was turned away."""
+        await self._idle.wait()
+
+    def _opened(self, context: Context) -> None:
+        self._open += 1
+        self._idle.clear()
+        context.add_done_callback(self._closed)
+
+    def _closed(self, _context: object) -> None:
+        self._open -= 1
+        if not self._open:
+            self._idle.set()
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """The service, to be added to a gRPC server of an event loop."""
@@ -80,6 +97,7 @@ class Service:
         self, name: str, message: type[Message], call: Call
     ) -> Callable[[Any, Context], Awaitable[bytes]]:
         async def handle(_messages: Any, context: Context) -> bytes:
+            self._opened(context)
             request = begin_request(_header(context, REQUEST_HEADER))
             caller = Caller(context.peer(), _identity(context), request)
             try:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from sealpod.errors import DecodeError, UsageError
@@ -143,13 +144,13 @@ def version(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def trial(done: Trial) -> Object:
-    """The result of ``policy test``."""
+def trial(done: Trial, names: Mapping[str, str]) -> Object:
+    """The result of ``policy test``; ``names`` are policies' by their number."""
     return {
         "granted": done.granted,
         "error": _error(done.error),
-        "default": _policy_result(done.default),
-        "requests": [_request_result(one) for one in done.requests],
+        "default": _policy_result(done.default, {}),
+        "requests": [_request_result(one, names) for one in done.requests],
         "tableBytes": done.table_size,
         "tableLimit": done.area,
     }
@@ -164,19 +165,19 @@ def suggestion(made: Suggestion) -> Object:
     }
 
 
-def _request_result(one: RequestResult) -> Object:
+def _request_result(one: RequestResult, names: Mapping[str, str]) -> Object:
     return {
         "secret": one.label,
         "granted": one.granted,
         "bytes": one.size,
         "error": _error(one.error),
-        "policies": [_policy_result(policy) for policy in one.policies],
+        "policies": [_policy_result(policy, names) for policy in one.policies],
     }
 
 
-def _policy_result(one: PolicyResult) -> Object:
+def _policy_result(one: PolicyResult, names: Mapping[str, str]) -> Object:
     return {
-        "policy": one.policy,
+        "policy": names.get(one.policy, one.policy),
         "agrees": one.agrees,
         "rules": [
             {"rule": rule.rule, "allowed": list(rule.allowed), "actual": rule.actual, "holds": rule.holds}
