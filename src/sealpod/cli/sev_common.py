@@ -73,9 +73,7 @@ def on_platform(
     from sealpod.cli.aio import run_async
 
     async def opened() -> tuple[str, Result]:
-        from sealpod.platform.open import open_platform
-
-        platform = await open_platform(args.platform, args.platform_state, progress=note)
+        platform = await _open(args)
         try:
             return platform.kind, await work(platform)
         finally:
@@ -85,6 +83,18 @@ def on_platform(
     if kind == "model":
         note(MODEL_NOTE)
     return kind, result
+
+
+async def _open(args: argparse.Namespace) -> Platform:
+    from sealpod.platform.open import open_platform
+
+    try:
+        return await open_platform(args.platform, args.platform_state, progress=note)
+    except (NotFoundError, AccessError) as error:
+        if args.platform != "device":
+            raise
+        text = f"unable to open /dev/sev: {error.message}"
+        raise type(error)(text, code=error.code, remedy="`sealpod sev ok` says what to do") from error
 
 
 def note(text: str) -> None:
