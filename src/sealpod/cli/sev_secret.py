@@ -89,7 +89,8 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _packet(keys: TransportKeys, secrets: list[tuple[UUID, bytes]], measure: bytes, iv: bytes) -> Packet:
-    from sealpod.sev.packet import MAX_DATA_SIZE, pack
+    from sealpod.sev.measurement import take_owners_word
+    from sealpod.sev.packet import MAX_DATA_SIZE
     from sealpod.wire import secrettable
 
     table = secrettable.encode(secrets)
@@ -99,7 +100,7 @@ def _packet(keys: TransportKeys, secrets: list[tuple[UUID, bytes]], measure: byt
             code="packet.size",
             remedy="a single secret may have 16344 bytes, each further one takes 20 more than its own",
         )
-    return pack(keys, table, measure, iv=iv)
+    return take_owners_word(keys, measure).pack(table, iv=iv)
 
 
 def _secret(text: str) -> tuple[UUID, bytes]:
