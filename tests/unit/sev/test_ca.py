@@ -44,9 +44,13 @@ def test_the_issuers_key_id_must_be_named(hierarchy: Any) -> None:
     assert caught.value.code == "sev.issuer"
 
 
-def test_upstream_bug_a_truncated_ca_certificate_gets_no_foreign_signature(hierarchy: Any) -> None:
-    """A widely used library completes any certificate that ends early with Naples' signature."""
-    data = hierarchy.chain.ark.encode()
+@pytest.mark.parametrize("bits", [2048, 4096])
+def test_upstream_bug_a_truncated_ca_certificate_gets_no_foreign_signature(
+    bits: int, hierarchy: Any, build_hierarchy: Callable[[int], Any]
+) -> None:
+    """A widely used library completes any that ends early with Naples' signature, or panics (4096 bits)."""
+    made = hierarchy if bits == 2048 else build_hierarchy(bits)
+    data = made.chain.ark.encode()
     for size in range(len(data)):
         with pytest.raises(DecodeError):
             CaCertificate.decode(data[:size])
