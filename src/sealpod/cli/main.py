@@ -23,7 +23,7 @@ COMMANDS: Final[tuple[tuple[str, str, str], ...]] = (
     ("kbs", "sealpod.cli.kbs", "Run the key broker; manage secrets, keysets and policies"),
     ("measure", "sealpod.cli.measure", "Calculate the launch digest of a guest"),
     ("guest", "sealpod.cli.guest", "Build the guest kernel and initrd"),
-    ("sev", "sealpod.cli.sev", "Export the platform's certificates"),
+    ("sev", "sealpod.cli.sev", "Manage an SEV platform; sessions, measurements, secrets"),
     ("sandbox", "sealpod.cli.sandbox", "Show the pods of this machine"),
     ("snapshotter", "sealpod.cli.snapshotter", "Serve containerd a snapshotter for guests' images"),
     ("config", "sealpod.cli.config", "Check a Kata configuration file"),
