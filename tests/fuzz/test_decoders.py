@@ -20,6 +20,7 @@ NAMES = (
     "id-block",
     "measurement",
     "ovmf",
+    "owner-key",
     "packet",
     "platform-chain",
     "report",

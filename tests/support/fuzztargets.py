@@ -20,6 +20,7 @@ from snpkit import new_maker
 from sealpod.errors import DecodeError, FirmwareError, SealpodError, VerificationError
 from sealpod.measure.idblock import IdBlock
 from sealpod.measure.ovmf import Ovmf
+from sealpod.secret import SecretBytes
 from sealpod.sev import vmsafields
 from sealpod.sev.authority import Authority
 from sealpod.sev.ca import CaCertificate
@@ -28,6 +29,7 @@ from sealpod.sev.certfile import decode_certificates
 from sealpod.sev.chain import Chain, PlatformChain, decode_pdh, failed_links, verify_chain
 from sealpod.sev.firmwarerule import verify_as_firmware
 from sealpod.sev.measurement import Measurement
+from sealpod.sev.owner import decode_owner, encode_key
 from sealpod.sev.packet import HEADER_SIZE, pack, unpack
 from sealpod.sev.policy import Policy
 from sealpod.sev.report import Report, make_report, verify_report
@@ -134,6 +136,10 @@ def _secret_table(data: bytes) -> None:
     assert again == found
 
 
+def _owner_key(data: bytes) -> None:
+    decode_owner(_CHAIN.oca, SecretBytes(data))
+
+
 def _packet(data: bytes) -> None:
     unpack(_SESSION.keys, data[:HEADER_SIZE], data[HEADER_SIZE:], _MEASURE)
 
@@ -207,6 +213,7 @@ _ALL: Final = (
     _target("x509", _x509, *_SNP_CERTIFICATES, _pem(*_SNP_CERTIFICATES[:2])),
     _target("secret-table", _secret_table, *_tables()),
     _target("packet", _packet, _PACKET.header + _PACKET.data, may_raise=_FIRMWARE),
+    _target("owner-key", _owner_key, encode_key(_KEYS["oca"]).reveal(), may_raise=_SIGNED),
     _target("ovmf", _ovmf, *(build_image(one) for one in (FULL, NO_HASH, OLD_STYLE, NO_FOOTER))),
     _target("vmsa", _vmsa, _VMSA),
     _target("id-block", _id_block, IdBlock(launch_digest=bytes(48)).encode()),

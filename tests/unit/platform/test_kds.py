@@ -5,15 +5,21 @@ from __future__ import annotations
 
 import http.client
 import socket
+import ssl
 import stat
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from sealpod.errors import (
     DecodeError,
@@ -83,13 +89,22 @@ class Service:
 
     def connect(self, host: str) -> http.client.HTTPConnection:
         """To the server, whatever host is asked for; the request still names that one."""
-        connection = http.client.HTTPConnection(host, timeout=20)
+        return self.redirected(http.client.HTTPConnection(host, timeout=20))
+
+    def redirected(self, connection: http.client.HTTPConnection) -> http.client.HTTPConnection:
         connection._create_connection = (
             lambda *_: socket.create_connection(  # type: ignore[attr-defined]
                 self._server.server_address[:2]
             )
         )
         return connection
+
+    def wrap(self, context: ssl.SSLContext) -> None:
+        """Speak TLS from now on. Each connection has its own handshake, which may fail."""
+        self._server.socket = context.wrap_socket(
+            self._server.socket, server_side=True, do_handshake_on_connect=False
+        )
+        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]
 
     def close(self) -> None:
         self._server.shutdown()
@@ -352,9 +367,56 @@ def test_the_naples_file_as_amd_first_published_it(service: Service) -> None:
     assert service.client(None).authority(Generation.NAPLES).encode() == pair("naples")
 
 
-def test_the_default_connection_verifies_the_server() -> None:
-    import ssl
+@pytest.fixture
+def tls(service: Service, tmp_path: Path) -> ssl.SSLContext:
+    """The service over TLS, with a certificate for AMD's name that only this context trusts."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1)
+        .not_valid_before(datetime(2020, 1, 1, tzinfo=UTC))
+        .not_valid_after(datetime(2120, 1, 1, tzinfo=UTC))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(CEK_HOST)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, SHA256())
+    )
+    pem = tmp_path / "server.pem"
+    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    pem.write_bytes(certificate.public_bytes(Encoding.PEM) + secret)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(pem)
+    service.wrap(server)
+    return ssl.create_default_context(cadata=certificate.public_bytes(Encoding.PEM).decode())
 
+
+def over_tls(service: Service, context: ssl.SSLContext) -> Callable[[str], http.client.HTTPConnection]:
+    def connect(host: str) -> http.client.HTTPConnection:
+        return service.redirected(http.client.HTTPSConnection(host, timeout=20, context=context))
+
+    return connect
+
+
+def test_over_tls(service: Service, chip: Chip, tls: ssl.SSLContext) -> None:
+    service.answers[CEK_PATH] = [Answer(body=chip.signed.encode())]
+    client = replace(service.client(None), connect=over_tls(service, tls))
+    assert client.signed_cek(IDENTIFIER, chip.exported) == chip.signed
+
+
+def test_a_server_that_is_not_amds_is_not_asked(service: Service, chip: Chip, tls: ssl.SSLContext) -> None:
+    """An authority nobody trusts, and a trusted certificate for another name."""
+    service.answers[CEK_PATH] = [Answer(body=chip.signed.encode())]
+    distrusting = over_tls(service, ssl.create_default_context())
+    other_name = over_tls(service, tls)
+    for connect in (distrusting, lambda host: other_name("elsewhere.example")):
+        client = replace(service.client(None), connect=connect)
+        code = code_of(lambda c=client: c.signed_cek(IDENTIFIER, chip.exported), UnavailableError)  # type: ignore[misc]
+        assert code == "kds.tls"
+    assert service.asked == []
+    assert service.slept == []
+
+
+def test_the_default_connection_verifies_the_server() -> None:
     connection = connect_with_tls("localhost")
     assert isinstance(connection, http.client.HTTPSConnection)
     context = connection._context  # type: ignore[attr-defined]
