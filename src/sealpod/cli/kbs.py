@@ -64,5 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run what the subcommand chose."""
+    if getattr(args, "server", None) is not None:
+        from sealpod.cli import kbs_admin_remote
+
+        return kbs_admin_remote.run(args)
     status: int = args.action(args)
     return status

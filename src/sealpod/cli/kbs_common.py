@@ -35,14 +35,16 @@ Nouns: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 def add_noun(nouns: Nouns, name: str, text: str) -> Nouns:
     """A noun that wants a verb."""
     parser = nouns.add_parser(name, help=text, description=text)
+    parser.set_defaults(noun=name)
     return parser.add_subparsers(metavar="VERB", required=True)
 
 
 def add_verb(verbs: Nouns, name: str, text: str, action: Action) -> argparse.ArgumentParser:
     """A verb with the options all of them have."""
     parser = verbs.add_parser(name, help=text, description=text)
-    parser.set_defaults(action=action)
+    parser.set_defaults(action=action, verb=name)
     add_database_option(parser)
+    add_server_options(parser)
     parser.add_argument(
         "-o", "--output", choices=("text", "json"), default="text", help="how to print (default: text)"
     )
@@ -72,6 +74,17 @@ def add_database_option(parser: argparse.ArgumentParser) -> None:
         help="a key-encryption key that only opens what was sealed under it before; may be repeated "
         f"(default: ${OLD_KEKS_VARIABLE}, one per line)",
     )
+
+
+def add_server_options(parser: argparse.ArgumentParser) -> None:
+    """``--server`` and what goes with it."""
+    group = parser.add_argument_group("instead of the database")
+    group.add_argument("--server", metavar="URL", help="ask a broker's admin API there")
+    group.add_argument("--token-file", metavar="FILE", help="its bearer token, this user's alone (chmod 600)")
+    group.add_argument(
+        "--ca", metavar="FILE", help="PEM authorities of its certificate (default: the system's)"
+    )
+    group.add_argument("--client-cert", metavar="FILE", help="PEM certificate and key to show it")
 
 
 def database_url(args: argparse.Namespace) -> str | URL:

@@ -8,6 +8,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
+from sealpod.cli.kbs_admin_policy import add_policy_verbs
 from sealpod.cli.kbs_common import (
     Nouns,
     add_noun,
@@ -41,6 +42,7 @@ def add_commands(nouns: Nouns) -> None:
     ender.add_argument("name", metavar="NAME", help="its name, or the number of one without a name")
     deleter = add_verb(verbs, "delete", "Delete a policy nothing refers to", _delete)
     deleter.add_argument("name", metavar="NAME", help="its name, or the number of one without a name")
+    add_policy_verbs(verbs)
 
 
 def _add_rule_options(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +77,7 @@ def _set(args: argparse.Namespace) -> int:
     from sealpod.kbs.core.policy import ALLOW_ALL
     from sealpod.kbs.store.policies import set_policy, show_policy
 
-    rule = _rule(args)
+    rule = rule_of(args)
     with open_database(args) as db:
         set_policy(db, args.name, rule)
         info, _ = show_policy(db, args.name)
@@ -137,7 +139,8 @@ def _object(info: PolicyInfo) -> dict[str, Any]:
     }
 
 
-def _rule(args: argparse.Namespace) -> Rule:
+def rule_of(args: argparse.Namespace) -> Rule:
+    """What the options of ``set`` say. :raise UsageError: one of them cannot be."""
     from sealpod.kbs.core.policy import Rule
     from sealpod.sev.policy import Policy
 

@@ -68,7 +68,11 @@ def _show(args: argparse.Namespace) -> int:
     with open_database(args) as db:
         shown = _object(show_secret(db, args.id))
         if args.reveal:
-            shown["value"] = reveal_secret(db, args.id).reveal().decode()
+            from sealpod.kbs.server.admin.audit import command_log
+
+            log, caller = command_log(db)
+            with log.recorded("AdminReveal", caller, f"secret:{args.id}"):
+                shown["value"] = reveal_secret(db, args.id).reveal().decode()
     print_object(args, shown)
     return 0
 

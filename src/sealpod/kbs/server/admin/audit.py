@@ -7,15 +7,34 @@ fails has a second record, under the same number of the request.
 
 from __future__ import annotations
 
+import os
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from sealpod.errors import SealpodError
-from sealpod.kbs.core.audit import Caller, Decision, Outcome, timestamp
+from sealpod.kbs.core.audit import Caller, Decision, Entry, Outcome, timestamp
 from sealpod.kbs.core.limits import Limits
 from sealpod.kbs.core.ports import Auditor, BrokerStore
 from sealpod.kbs.core.records import Change
+from sealpod.kbs.store.broker import SqlBrokerStore
+from sealpod.kbs.store.database import Database
+
+
+class _Quiet:
+    """Tells nobody further: the command's user sees what was done."""
+
+    def record(self, decision: Decision, entry: Entry | None) -> None:
+        pass
+
+
+def command_log(db: Database) -> tuple[AdminLog, Caller]:
+    """The log for a command that works on the database itself, and who runs it."""
+    return AdminLog(SqlBrokerStore(db), _Quiet(), time.time, Limits()), Caller(
+        "local", f"uid:{os.getuid()}", uuid.uuid4().hex
+    )
 
 
 @dataclass(frozen=True, slots=True)

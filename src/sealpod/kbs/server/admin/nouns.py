@@ -135,7 +135,7 @@ NOUNS: Final = (
     ),
     Noun(
         "report-keys",
-        "report",
+        "report-key",
         "keys that sign reports of what a launch was",
         "id",
         structure(
