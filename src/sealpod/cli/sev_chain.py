@@ -110,6 +110,17 @@ def chosen_authority(path: str, cek: Certificate) -> Authority:
         raise _no_generation(error) from error
 
 
+def read_chain(path: str) -> bytes:
+    """The bytes of a chain's file; of a directory as sev-tool or ``cert split`` writes it, put together."""
+    if not os.path.isdir(path):
+        return read_file(path, what="SEV certificate chain file")
+    parts = [read_file(os.path.join(path, f"{name}.cert")) for name in ("pdh", "pek", "oca", "cek")]
+    vendors = [os.path.join(path, f"{name}.cert") for name in ("ask", "ark")]
+    if all(os.path.exists(vendor) for vendor in vendors):
+        parts += [read_file(vendor) for vendor in vendors]
+    return b"".join(parts)
+
+
 def load_authorities(path: str) -> tuple[Authority, ...]:
     """ASK and ARK from AMD's file, a full chain's file, or a directory.
 

@@ -32,8 +32,10 @@ RESET_LOSES: Final = (
 )
 RESET_EPILOG: Final = """\
 Loses, for good: the owner's or the platform's own OCA, the PEK, the PDH and the ownership. Certificates that
-were exported and sessions that were made for them are worthless. The CEK stays: it is the chip's. Refused
-while guests run.
+were exported and sessions that were made for them are worthless. The CEK stays: it is the chip's.
+
+/dev/sev refuses it while guests run. A model's guests are those of its process, so another process can reset
+their platform; they keep the identity they were started under.
 """
 ROTATE_LOSES: Final = "sessions made for the old PDH are worthless; export the chain again"
 ROTATE_EPILOG: Final = """\

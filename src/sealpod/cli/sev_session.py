@@ -101,7 +101,7 @@ def _verify(args: argparse.Namespace, data: bytes) -> Trust | None:
     trusted = AMD_ARKS
     if args.ca is not None:
         authority = sev_chain.chosen_authority(args.ca, platform.cek)
-        name = sev_chain.root_name(authority.ark.sha256, os.path.basename(args.ca))
+        name = sev_chain.root_name(authority.ark.sha256, os.path.basename(os.path.normpath(args.ca)))
         trusted = {authority.ark.sha256: name}
     elif len(data) > PLATFORM_CHAIN_SIZE:
         authority = Chain.decode(data).authority

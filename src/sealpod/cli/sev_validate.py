@@ -103,11 +103,11 @@ def _pek(path: str) -> Certificate:
 
 
 def _pek_of_chain(args: argparse.Namespace) -> Certificate:
-    from sealpod.cli.sev_chain import chosen_authority, failure
+    from sealpod.cli.sev_chain import chosen_authority, failure, read_chain
     from sealpod.sev.chain import verify_chain
     from sealpod.sev.chainfile import PlatformChain
 
-    data = read_file(args.chain, what="SEV certificate chain file")
+    data = read_chain(args.chain)
     try:
         chain = PlatformChain.decode(data)
     except DecodeError as error:

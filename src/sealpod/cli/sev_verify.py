@@ -51,7 +51,9 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
     parser.epilog = EPILOG
     parser.add_argument(
-        "--sev", metavar="FILE", help="read the SEV chain (PDH, PEK, OCA, CEK) from this file"
+        "--sev",
+        metavar="FILE|DIR",
+        help="read the SEV chain (PDH, PEK, OCA, CEK) from this file, or from files of sev-tool's names",
     )
     parser.add_argument("--oca", metavar="FILE", help="read the OCA's certificate from this file")
     add_ca(parser, "trust this root: ASK and ARK in a file, or a directory of such files")
@@ -89,7 +91,7 @@ def _of_file(args: argparse.Namespace) -> _Subject:
     from sealpod.sev.chainfile import PLATFORM_CHAIN_SIZE, Chain, PlatformChain
     from sealpod.sev.roots import AMD_ARKS
 
-    data = read_file(args.sev, what="SEV certificate chain file")
+    data = sev_chain.read_chain(args.sev)
     try:
         platform = PlatformChain.decode(data)
         if args.ca is None and len(data) > PLATFORM_CHAIN_SIZE:
@@ -99,7 +101,11 @@ def _of_file(args: argparse.Namespace) -> _Subject:
     if args.ca is None:
         return _Subject(platform.under(sev_chain.amd_authority(args, platform.cek)), AMD_ARKS)
     authority = sev_chain.chosen_authority(args.ca, platform.cek)
-    trusted = {authority.ark.sha256: sev_chain.root_name(authority.ark.sha256, os.path.basename(args.ca))}
+    trusted = {
+        authority.ark.sha256: sev_chain.root_name(
+            authority.ark.sha256, os.path.basename(os.path.normpath(args.ca))
+        )
+    }
     return _Subject(platform.under(authority), trusted)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import stat
 import threading
 from pathlib import Path
@@ -90,6 +91,25 @@ def test_a_failed_move_undoes_those_before_it(
     assert sorted(os.listdir(tmp_path)) == ["a", "c"]
     assert paths[0].read_bytes() == b"old a"
     assert paths[2].read_bytes() == b"old c"
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_an_interrupt_waits_and_then_undoes_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: bool
+) -> None:
+    (tmp_path / "a").write_bytes(b"old a")
+    real = os.replace
+
+    def interrupted(source: str, destination: str) -> None:
+        real(source, destination)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(outputs.os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_outputs([public(tmp_path / "a"), key(tmp_path / "tik")], replace_keys=not keep)
+    monkeypatch.undo()
+    assert os.listdir(tmp_path) == ["a"]
+    assert (tmp_path / "a").read_bytes() == b"old a"
 
 
 def test_a_failed_key_undoes_the_public_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

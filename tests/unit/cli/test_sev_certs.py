@@ -394,10 +394,16 @@ def test_cert_split_and_back(here: Path, hierarchy: Hierarchy, capsys: pytest.Ca
     assert sorted(os.listdir("out")) == sorted(names)
     assert b"".join((here / "out" / name).read_bytes() for name in names) == hierarchy.chain.encode()
     assert sev("verify", "--sev", "short", "--ca", "out", "--oca", "out/oca.cert") == 0
+    assert sev("verify", "--sev", "out", "--ca", "out") == 0
+    with pytest.raises(VerificationError) as caught:
+        sev("verify", "--sev", "out")
+    assert caught.value.code == "chain.untrusted-root"
+    (here / "out" / "cek.cert").unlink()
+    with pytest.raises(NotFoundError, match=r"out/cek\.cert"):
+        sev("verify", "--sev", "out", "--ca", "ca")
+    capsys.readouterr()
     sev("cert", "split", "ca", "-o", "json")
-    assert json.loads(capsys.readouterr().out.partition("{\n")[2].join(["{\n", ""]))["files"] == [
-        "ask.cert", "ark.cert",
-    ]  # fmt: skip
+    assert json.loads(capsys.readouterr().out)["files"] == ["ask.cert", "ark.cert"]
 
 
 def test_split_writes_nothing_of_what_is_no_chain(here: Path, hierarchy: Hierarchy) -> None:
