@@ -22,7 +22,7 @@ Writes, in the current directory and all of them or none:
   NAME_godh.b64                the owner's certificate   } base64, for QEMU's dh-cert-file
   NAME_session.b64             the session               } and session-file
 
-Existing keys are not replaced without --force: with a TIK the launch that uses it is lost.
+Existing keys are not replaced without --force: a launch whose TIK is gone cannot be verified any more.
 
 POLICY is decimal, or 0x and hexadecimal; a minimum firmware version stands in its upper half as the SEV API
 has it (0x18000003: 0.24 or later, no debugging, no key sharing). The chain behind the PDH is verified by
