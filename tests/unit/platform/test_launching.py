@@ -19,12 +19,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from sealpod.errors import VerificationError
-from sealpod.platform.model.chip import P384_ORDER
+from sealpod.platform.model.chip import P384_ORDER, Chip, cek_certificate
 from sealpod.platform.model.commands import Command
 from sealpod.platform.model.firmware import Firmware
-from sealpod.platform.model.identity import KeyPair
+from sealpod.platform.model.identity import KeyPair, make_identity
 from sealpod.secret import SecretBytes
 from sealpod.sev.cert import Algorithm, Usage, make
+from sealpod.sev.kdf import CEK_LABEL, kdf
 from sealpod.sev.measurement import FirmwareVersion, Measurement, VerifiedLaunch, verify_measurement
 from sealpod.sev.packet import pack
 from sealpod.sev.policy import Policy
@@ -306,3 +307,60 @@ def test_a_published_launch_byte_for_byte(ready: Any, firmware: Firmware) -> Non
     assert measured.parts["measurement"] == VECTOR_REPLY
     assert inject(ready, handle, VECTOR_HEADER, VECTOR_PAYLOAD).status == 0
     assert ready.memory.read(SECRET_GPA, 64) == VECTOR_TABLE
+
+
+def test_a_published_report_byte_for_byte(ready: Any, firmware: Firmware) -> None:
+    pek = KeyPair(vector_key("pek"), firmware.identity.pek.certificate)
+    firmware._identity = dataclasses.replace(firmware.identity, pek=pek)
+    handle = ready.start(policy=3)
+    firmware.guests.get(handle).launch_digest.update(b"sev-test-vector firmware")
+    ready.ok(C.LAUNCH_MEASURE, handle=handle, length=48)
+    for finish in (False, True):
+        if finish:
+            ready.ok(C.LAUNCH_FINISH, handle=handle)
+        answer = ready.ok(C.ATTESTATION, {"mnonce": bytes(range(16))}, handle=handle, length=208)
+        report = answer.parts["report"]
+        assert len(report) == 208
+        assert (
+            hashlib.sha256(report).hexdigest()
+            == "f2fe2c9d4fed951fd83385e92410bfd5f90df4e1c1df1741199dbf86626a8949"
+        )
+
+
+def test_vcpus_are_measured_in_the_order_they_come(mailbox: Any) -> None:
+    mailbox.ok(C.INIT, flags=1)
+    mailbox.memory.write(0, FLASH)
+    mailbox.memory.write(4096, random.Random("vcpus").randbytes(8192))
+    session = mailbox.session(5)
+    handle = mailbox.start(session, policy=5)
+    mailbox.ok(C.LAUNCH_UPDATE_DATA, handle=handle, paddr=0, length=4096)
+    for paddr in (8192, 4096):
+        mailbox.ok(C.LAUNCH_UPDATE_VMSA, handle=handle, paddr=paddr, length=4096)
+    data = mailbox.ok(C.LAUNCH_MEASURE, handle=handle, length=48).parts["measurement"]
+    first, second = mailbox.memory.read(8192, 4096), mailbox.memory.read(4096, 4096)
+    digest = hashlib.sha256(FLASH + first + second).digest()
+    verify_measurement(session.keys, Policy(5), VERSION, digest, Measurement.decode(data))
+
+
+def test_the_model_makes_the_published_certificates(chip: Chip, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deterministic set's platform, out of the model's own code: random bytes that give those keys."""
+    monkeypatch.setattr(Chip, "cek_key", lambda _: vector_key("cek"))
+    scalars = (vector_key(name).private_numbers().private_value for name in ("oca", "pek", "pdh"))
+    material = iter([(value - 1).to_bytes(56, "little") for value in scalars])
+    made = make_identity(chip, lambda size: next(material))
+    expected = {
+        "oca": "181282b5dd9417c6130bf2f8a704b8d763667eae741bf5b872780feb648d7d19",
+        "pek": "b0f87565e8516fb60c1b580232aa633044d44c62d2cb828209875856f9c716eb",
+        "pdh": "1697b64c86e11757378f6ad8c8ec618b77ee6871e9f3a077e36c1259e2c4c3b1",
+        "cek": "e3926f93a60b894ee0686802632cd236367f87a11d7dff6f96a2b10ea4cd7c9b",
+    }
+    found = {name: getattr(made, name).certificate for name in ("oca", "pek", "pdh")}
+    found["cek"] = cek_certificate(chip.cek_key())
+    assert {name: hashlib.sha256(link.encode()).hexdigest() for name, link in found.items()} == expected
+
+
+def test_the_published_cek_seed() -> None:
+    assert kdf(bytes(32), 56, CEK_LABEL) == bytes.fromhex(
+        "ddcbefd40680bebe51d41e9ffaac77881c89bab68b7ed06bd8f1c3f8e87c052a"
+        "c6bb8fb55f4071c9941a2b0a70eaa39035049b2d7ef18022"
+    )
