@@ -34,6 +34,7 @@ bench: setup ## starts, calls and pods against floors measured in the same run (
 	$(BIN)/python bench/pod_start.py
 	$(BIN)/python bench/shim_start.py
 	$(BIN)/python bench/ttrpc.py
+	$(BIN)/python bench/measure.py
 	$(BIN)/python bench/pods.py
 
 protos: setup ## regenerate the protobuf modules
