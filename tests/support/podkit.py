@@ -80,6 +80,8 @@ class Guest:
         self.failures: dict[str, SealpodError] = {}
         self.instant: int | None = None
         """Exit status with which processes end as soon as they start."""
+        self.last_words: bytes | None = None
+        """What containers left in their files for it; None: the method is not served."""
         self.ooms: asyncio.Queue[str] = asyncio.Queue()
         self._gone = asyncio.Event()
 
@@ -112,6 +114,7 @@ class Guest:
 
     async def _answer(self, method: str, payload: bytes) -> bytes:
         name = {"WriteStdin": "WriteStream", "ReadStdout": "ReadStream", "ReadStderr": "ReadStream"}
+        name["ReadTerminationMessage"] = "ReadStream"
         request = getattr(agent_pb2, f"{name.get(method, method)}Request")()
         request.ParseFromString(payload)
         self.calls.append((method, request))
@@ -163,6 +166,11 @@ class Guest:
         return agent_pb2.ReadStreamResponse(data=await self._find(request).read(method, request.len))
 
     _ReadStderr = _ReadStdout
+
+    async def _ReadTerminationMessage(self, request: Any, _: str) -> Any:
+        if self.last_words is None:
+            raise OperationError("method ReadTerminationMessage")
+        return agent_pb2.ReadStreamResponse(data=self.last_words)
 
     async def _WriteStdin(self, request: Any, _: str) -> Any:
         self._find(request).stdin.extend(request.data)

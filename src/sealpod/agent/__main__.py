@@ -42,7 +42,8 @@ def run(console: Console) -> None:
     threading.Thread(target=images.prepare, name="prepare", daemon=True).start()
     reaper = Reaper()
     reaper.start()
-    service = Service(Sandbox(images.pull, reaper, Runtime(reaper)))
+    silent = not settings.endpoints.allows("ReadStreamRequest")
+    service = Service(Sandbox(images.pull, reaper, Runtime(reaper), silent=silent))
     ended = threading.Event()
     after = {(AGENT, "DestroySandbox"): ended.set}
 

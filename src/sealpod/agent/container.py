@@ -50,11 +50,22 @@ class Container:
     """A created container. ``init`` is its first process here, a child of ours."""
 
     def __init__(
-        self, container_id: str, directory: str, rootfs_path: str, stdio: Streams, pid: int, runtime: Runtime
+        self,
+        container_id: str,
+        directory: str,
+        rootfs_path: str,
+        stdio: Streams,
+        pid: int,
+        runtime: Runtime,
+        *,
+        silent: bool = False,
     ) -> None:
         self.id = container_id
         self.directory = directory
         self.init = Process(f"container {container_id}", pid, stdio)
+        self.message = ""
+        """Path of the file it may leave its last words in; empty without one."""
+        self._silent = silent
         self._rootfs = rootfs_path
         self._runtime = runtime
         self._cgroup = Cgroup(container_id)
@@ -148,7 +159,7 @@ class Container:
             with open(f"{place}.json", "w", encoding="utf-8") as file:
                 json.dump(document, file)
             with (
-                Opening(place, document) as streams,
+                Opening(place, document, silent=self._silent) as streams,
                 # One at a time: a status nobody asked for might be that of the process about to appear.
                 creating,
             ):

@@ -31,6 +31,7 @@ MAX_OPEN: Final = 64
 VERSION_LINK: Final = "..data"
 """The kubelet's name for the link to the current version of a volume's files."""
 CODE: Final = "copyfile.request"
+_THROUGH: Final = os.fsencode(f"{VERSION_LINK}/")
 
 
 class Files:
@@ -88,6 +89,7 @@ class Files:
             os.rename(fresh, name, dst_dir_fd=parent)
             if name == VERSION_LINK and old != target:
                 self._forget_version(parent, rest, old)
+                self._forget_links(parent, rest)
         finally:
             os.close(parent)
 
@@ -102,6 +104,18 @@ class Files:
         below = f"{rest[: -len(VERSION_LINK)]}{name}/"
         for path in [path for path in self._sizes if path.startswith(below)]:
             del self._sizes[path]
+
+    def _forget_links(self, parent: int, rest: str) -> None:
+        """Remove the links to files of the volume that its new version does not have any more."""
+        above = rest[: -len(VERSION_LINK)]
+        for name in os.listdir(parent):
+            if name == VERSION_LINK or not _target(parent, name).startswith(_THROUGH):
+                continue
+            try:
+                os.stat(name, dir_fd=parent)
+            except FileNotFoundError:
+                os.unlink(name, dir_fd=parent)
+                self._sizes.pop(f"{above}{name}", None)
 
     def _chunk(self, request: Message, rest: str) -> None:
         size, end = request.file_size, request.offset + len(request.data)

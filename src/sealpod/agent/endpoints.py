@@ -2,8 +2,8 @@
 """Which calls of the host are answered: what the pod's owner allows by measured settings.
 
 A call is named by its request message, as in Kata: ``ExecProcessRequest``, ``ReadStreamRequest`` (both
-outputs), ``CopyFileRequest``. With a list of allowed ones everything else is blocked; what is on the list of
-blocked ones is blocked in any case. The health service always answers.
+outputs and the last words), ``CopyFileRequest``. With a list of allowed ones everything else is blocked; what
+is on the list of blocked ones is blocked in any case. The health service always answers.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ class Endpoints(NamedTuple):
         return {
             (service, method): f"{request} is blocked"
             for (service, method), (request, _) in METHODS.items()
-            if service == AGENT and not self._allows(request)
+            if service == AGENT and not self.allows(request)
         }
 
-    def _allows(self, request: str) -> bool:
+    def allows(self, request: str) -> bool:
+        """Whether calls by this request message are answered."""
         return request not in self.blocked and (self.allowed is None or request in self.allowed)
 
 

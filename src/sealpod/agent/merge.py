@@ -52,7 +52,10 @@ def process(request: Message, config: object, rootfs_path: str) -> spec.Process:
         user=user(request.string_user, asked.User),
     )
     who = resolved.user
-    gids = tuple(dict.fromkeys((*who.additional_gids, *groups(request.string_user, asked.User))))
+    # containerd adds the own group to the others, so that a right denied to it stays denied; for a user by
+    # name it cannot.
+    own = (who.gid,) if request.string_user.uid and not request.string_user.uid.isdecimal() else ()
+    gids = tuple(dict.fromkeys((*own, *who.additional_gids, *groups(request.string_user, asked.User))))
     return spec.Process(resolved.args, resolved.env, resolved.cwd, who.uid, who.gid, gids)
 
 

@@ -36,6 +36,7 @@ class ProcessMethods:
             "WriteStdin": self._write_stdin,
             "ReadStdout": self._read_stdout,
             "ReadStderr": self._read_stderr,
+            "ReadTerminationMessage": self._read_termination_message,
             "CloseStdin": self._close_stdin,
             "TtyWinResize": self._tty_win_resize,
             "ExecProcess": self._exec_process,
@@ -76,6 +77,12 @@ class ProcessMethods:
     def _read_stderr(self, request: Message) -> Message:
         data = self._process(request).stdio.read(STDERR, request.len)
         return MESSAGES.new("ReadStreamResponse", data=data)
+
+    def _read_termination_message(self, request: Message) -> Message:
+        from sealpod.agent import lastwords
+
+        path = self._sandbox.get(request.container_id).message
+        return MESSAGES.new("ReadStreamResponse", data=lastwords.read(path, request.len))
 
     def _close_stdin(self, request: Message) -> None:
         self._process(request).stdio.close_stdin()

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from sealpod.agent import confined, syscalls
 from sealpod.errors import OperationError, UsageError
+from sealpod.wire.agentapi import TERMINATION_LOG
 from sealpod.wire.message import Message
 
 SHM: Final = "/dev/shm"  # noqa: S108 (inside the container)
@@ -84,6 +85,16 @@ def _stage(source: str, place: str, roots: Sequence[str]) -> None:
         raise OperationError(text, code="container.volume") from exc
     finally:
         os.close(descriptor)
+
+
+def termination_log(request: Message, staged: Mapping[str, str]) -> str:
+    """Where the file is that the container leaves its last words in, if the request names one of its mounts.
+
+    What is mounted there cannot be replaced by the container, only written to.
+    """
+    place = request.Annotations.get(TERMINATION_LOG, "")
+    sources = [mount.source for mount in request.Mounts if is_bind(mount) and mount.destination == place]
+    return staged.get(sources[-1], "") if place and sources else ""
 
 
 def compose(

@@ -13,13 +13,15 @@ import os
 import socket
 import struct
 import termios
+import threading
 from typing import Final
 
 from sealpod.agent.stdio import End
-from sealpod.errors import ConflictError, OperationError, UnavailableError, UsageError
+from sealpod.errors import ConflictError, OperationError, SealpodError, UnavailableError, UsageError
 
 MAX_SIZE: Final = 0xFFFF
 """Rows or columns: the kernel's ``struct winsize`` has 16 bits for each."""
+DRAIN_SIZE: Final = 64 << 10  # bytes of one read
 _SIZE = struct.Struct("HHHH")
 
 
@@ -87,6 +89,15 @@ class Terminal:
         size = _SIZE.pack(rows, columns, 0, 0)
         if not self._end.control(lambda master: fcntl.ioctl(master, termios.TIOCSWINSZ, size)):
             raise UnavailableError("no tty: it is closed", code="container.terminal")
+
+    def drain(self) -> None:
+        """Read it to its end in a thread of its own, for a terminal nobody else may read."""
+        threading.Thread(target=self._drain, daemon=True).start()
+
+    def _drain(self) -> None:
+        with contextlib.suppress(SealpodError, OSError):
+            while True:
+                self._end.read(DRAIN_SIZE)
 
     def close(self) -> None:
         """Close the master; processes that still have the terminal get SIGHUP."""

@@ -63,11 +63,13 @@ class Sandbox:
         root: str = ROOT,
         resolv_conf: str = RESOLV_CONF,
         namespaces: Namespaces | None = None,
+        silent: bool = False,
     ) -> None:
         self._pull = puller
         self._reaper = reaper
         self._runtime = runtime
         self._root = root
+        self._silent = silent
         self._resolv_conf = resolv_conf
         self._directory = os.path.join(root, "sandbox")
         shared = os.path.join(root, "shared")
@@ -215,9 +217,12 @@ class Sandbox:
             os.makedirs(directory, mode=0o700)
             rootfs.mount_overlay(image.layers, directory, rootfs_path)
             process = merge.process(request, image.config, rootfs_path)
-            document = spec.compose(request.OCI, process, self._bundle(container_id, request, directory))
+            bundle = self._bundle(container_id, request, directory)
+            document = spec.compose(request.OCI, process, bundle)
             _write(os.path.join(directory, "config.json"), json.dumps(document))
-            return self._launch(container_id, directory, rootfs_path, document["process"])
+            container = self._launch(container_id, directory, rootfs_path, document["process"])
+            container.message = mounts.termination_log(request.OCI, bundle.volumes)
+            return container
         except BaseException:
             rootfs.remove(directory, rootfs_path)
             raise
@@ -242,12 +247,17 @@ class Sandbox:
         self, container_id: str, directory: str, rootfs_path: str, process: dict[str, Any]
     ) -> Container:
         try:
-            with Opening(os.path.join(directory, "init"), process) as streams, self.creating:
+            with (
+                Opening(os.path.join(directory, "init"), process, silent=self._silent) as streams,
+                self.creating,
+            ):
                 self._reaper.forget_unclaimed()
                 pid = self._runtime.create(container_id, directory, streams.child, streams.console)
                 stdio = streams.take()
                 self._reaper.claim(pid)
-            return Container(container_id, directory, rootfs_path, stdio, pid, self._runtime)
+            return Container(
+                container_id, directory, rootfs_path, stdio, pid, self._runtime, silent=self._silent
+            )
         except BaseException as exc:
             with contextlib.suppress(Exception):
                 self._runtime.delete(container_id, directory)

@@ -131,16 +131,15 @@ class End:
 
 
 class Stdio:
-    """Our ends and the container's ends of three pipes, all closed on exec."""
+    """Our ends and the container's ends of three pipes, all closed on exec.
 
-    def __init__(self) -> None:
+    ``silent``: the outputs lead nowhere, and are at their end for whoever reads them.
+    """
+
+    def __init__(self, *, silent: bool = False) -> None:
         stdin, ours = os.pipe()
-        out, stdout = os.pipe()
-        err, stderr = os.pipe()
-        for descriptor in (out, err):
-            # The kernel may refuse; then it stays as it is.
-            with contextlib.suppress(OSError):
-                fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+        out, stdout = _output(silent)
+        err, stderr = _output(silent)
         self.child = (stdin, stdout, stderr)
         self._ends = {STDIN: End(ours), STDOUT: End(out), STDERR: End(err)}
 
@@ -170,6 +169,18 @@ class Stdio:
         """Close all three."""
         for end in self._ends.values():
             end.close()
+
+
+def _output(silent: bool) -> tuple[int, int]:
+    """Our end and the container's end of an output."""
+    ours, theirs = os.pipe()
+    if silent:
+        os.close(theirs)
+        return ours, os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    # The kernel may refuse; then it stays as it is.
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(ours, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+    return ours, theirs
 
 
 def _closed(text: str) -> SealpodError:

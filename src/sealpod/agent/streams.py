@@ -28,10 +28,12 @@ class Streams(Protocol):
 class Opening:
     """Streams for the OCI ``process`` about to be made. A context manager: closed unless taken.
 
-    ``place`` is a path without its suffix; a terminal's socket stands there meanwhile.
+    ``place`` is a path without its suffix; a terminal's socket stands there meanwhile. ``silent``: nobody may
+    read the outputs, so that what is written is dropped instead of filling a pipe.
     """
 
-    def __init__(self, place: str, process: dict[str, Any]) -> None:
+    def __init__(self, place: str, process: dict[str, Any], *, silent: bool = False) -> None:
+        self._silent = silent
         self._console: ConsoleSocket | None = None
         self._pipes: Stdio | None = None
         self._size = process.get("consoleSize")
@@ -41,7 +43,7 @@ class Opening:
 
             self._console = ConsoleSocket(f"{place}.tty")
         else:
-            self._pipes = Stdio()
+            self._pipes = Stdio(silent=silent)
 
     def __enter__(self) -> Opening:
         return self
@@ -60,9 +62,11 @@ class Opening:
         """The streams of the process, now that it was made."""
         streams: Streams | None = self._pipes
         if self._console is not None:
-            streams = self._console.receive()
+            streams = terminal = self._console.receive()
             if self._size:
-                streams.resize(self._size["height"], self._size["width"])
+                terminal.resize(self._size["height"], self._size["width"])
+            if self._silent:
+                terminal.drain()
         if streams is None:
             raise TypeError("streams are either pipes or a terminal")
         self._taken = True

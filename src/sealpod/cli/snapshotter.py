@@ -54,6 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "false; may be repeated",
     )
     parser.add_argument(
+        "--content",
+        metavar="DIR",
+        default="",
+        help="containerd's content store, where the names of images' users are read (default: "
+        "io.containerd.content.v1.content beside the root)",
+    )
+    parser.add_argument(
         "--log-level", choices=("debug", "info", "warning"), default="info", help="default: info"
     )
 
@@ -78,7 +85,7 @@ def _serve_until(signals: set[signal.Signals], args: argparse.Namespace) -> None
 
     logging.basicConfig(stream=sys.stderr, level=args.log_level.upper(), format=LOG_FORMAT)
     address = os.path.abspath(args.address)
-    with serving(address, args.root, tuple(args.host_images)):
+    with serving(address, args.root, tuple(args.host_images), args.content):
         # Whoever started it may not read on.
         with contextlib.suppress(BrokenPipeError):
             print(f"snapshotter ready on {address}", flush=True)

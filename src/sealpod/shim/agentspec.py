@@ -2,9 +2,7 @@
 """containerd's OCI specification as a request to the guest's agent. Pure.
 
 What concerns the host only is left out: hooks, device rules, block I/O and network limits, CPU pinning, the
-network and cgroup namespaces, SELinux labels. Users are always sent as numbers, so that 0 means root. A
-group of 0 beside another user is what containerd says when it found no ``/etc/passwd``, which it never does
-here; it is left to the guest, which has the image's.
+network and cgroup namespaces, SELinux labels.
 """
 
 from __future__ import annotations
@@ -12,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from sealpod.shim.usernames import NO_NAMES, Names, is_named, user_of
 from sealpod.wire.pb import agent_pb2, oci_pb2
 
 IMAGE_NAMES: Final = ("io.kubernetes.cri.image-name", "io.kubernetes.cri-o.ImageName")
@@ -40,6 +39,7 @@ def create_request(
     image: str,
     mounts: Iterable[oci_pb2.Mount] = (),
     storages: Iterable[agent_pb2.Storage] = (),
+    names: Names = NO_NAMES,
 ) -> agent_pb2.CreateContainerRequest:
     """The request that makes the container of a bundle, its image pulled by the guest."""
     linux = config.get("linux") or {}
@@ -48,7 +48,7 @@ def create_request(
     pull = agent_pb2.Storage(driver="image_guest_pull", source=image, fstype="overlay", mount_point=root)
     spec = oci_pb2.Spec(
         Version=str(config.get("ociVersion") or "1.0.2"),
-        Process=process_of(process),
+        Process=process_of(process, names),
         Root=oci_pb2.Root(Path=root, Readonly=bool((config.get("root") or {}).get("readonly"))),
         Hostname=str(config.get("hostname") or ""),
         Mounts=mounts,
@@ -67,33 +67,26 @@ def create_request(
         exec_id=container_id,
         storages=[pull, *storages],
         OCI=spec,
-        string_user=user_of(process),
+        string_user=user_of(process, names),
         sandbox_pidns=shares_pid(config),
     )
 
 
 def exec_request(
-    container_id: str, exec_id: str, process: Mapping[str, Any], terminal: bool
+    container_id: str, exec_id: str, process: Mapping[str, Any], terminal: bool, names: Names = NO_NAMES
 ) -> agent_pb2.ExecProcessRequest:
-    """The request that runs a process in a container."""
-    message = process_of(process)
+    """The request that runs a process in a container; as a user by name, it is the container's own."""
+    message = process_of(process, names)
     message.Terminal = terminal
+    user = agent_pb2.StringUser() if is_named(process, names) else user_of(process, names)
     return agent_pb2.ExecProcessRequest(
-        container_id=container_id, exec_id=exec_id, process=message, string_user=user_of(process)
+        container_id=container_id, exec_id=exec_id, process=message, string_user=user
     )
 
 
-def user_of(process: Mapping[str, Any]) -> agent_pb2.StringUser:
-    """Numbers as text, as Kata's API has them."""
-    user = process.get("user") or {}
-    uid, gid = int(user.get("uid") or 0), int(user.get("gid") or 0)
-    groups = [str(number) for number in user.get("additionalGids") or ()]
-    return agent_pb2.StringUser(uid=str(uid), gid=str(gid) if gid or not uid else "", additionalGids=groups)
-
-
-def process_of(process: Mapping[str, Any]) -> oci_pb2.Process:
-    """An OCI process as the agent reads it."""
-    user = process.get("user") or {}
+def process_of(process: Mapping[str, Any], names: Names = NO_NAMES) -> oci_pb2.Process:
+    """An OCI process as the agent reads it. Where its user is one by name, no number is sent."""
+    user = {} if is_named(process, names) else process.get("user") or {}
     size = process.get("consoleSize") or {}
     message = oci_pb2.Process(
         Terminal=bool(process.get("terminal")),

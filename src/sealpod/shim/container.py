@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from sealpod.errors import ConflictError, InterruptError, NotFoundError, UsageError, VerificationError
 from sealpod.shim.process import KILLED, Process, Stdio
+from sealpod.shim.usernames import NO_NAMES
 from sealpod.wire.taskapi import CREATED, PAUSED, RUNNING, STOPPED
 
 MAX_EXECS: Final = 128
@@ -25,6 +26,8 @@ class Container:
         """The pod's own container, which has no process in the guest."""
         self.owner = False
         """The pod's machine lives and ends with it: the pod's own container, or one that is a pod alone."""
+        self.names = NO_NAMES
+        """Users its image has by name."""
         self.making: asyncio.Task[None] | None = None
         self.init = Process(container_id, "", stdio)
         self.specs: dict[str, dict[str, Any]] = {}

@@ -2,13 +2,15 @@
 """Files, directories and symbolic links of the host copied into the guest by the agent's CopyFile.
 
 A volume of kubelet's is a directory whose link ``..data`` leads to the current version; a new version is
-there whole before the link is switched, here as there. What has left the original cannot be removed from the
-guest, but an old version's files are emptied, so that a withdrawn secret does not stay.
+there whole before the link is switched, here as there, and with the switch the guest removes the old version
+and the links to what the new one lacks. What has left another directory cannot be removed from the guest, but
+is emptied, so that a withdrawn secret does not stay.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import stat
@@ -23,6 +25,7 @@ CHUNK: Final = 1 << 20  # bytes of one request
 MAX_BYTES: Final = 16 << 20  # of one volume
 MAX_FILES: Final = 2000
 DIRECTORY_MODE: Final = 0o755
+VERSION_LINK: Final = "..data"
 ATTEMPTS: Final = 5
 """How often a directory that changes under the copy is begun anew."""
 _FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
@@ -66,8 +69,16 @@ class Tree:
         for path, target in sorted(links, key=lambda link: -link[0].count("/")):
             await copy_node(self._agent, path, target)
         for target in self._files.keys() - files.keys():
-            await self._agent.call("CopyFile", _request(target, self._files[target]))
+            if not self._is_of_old_version(target):
+                await self._agent.call("CopyFile", _request(target, self._files[target]))
         self._files = files
+
+    def _is_of_old_version(self, target: str) -> bool:
+        """Whether the guest has removed the file with the version it belonged to."""
+        name = target.removeprefix(f"{self._target}/").partition("/")[0]
+        with contextlib.suppress(OSError):
+            return name.startswith("..") and name != os.readlink(os.path.join(self._source, VERSION_LINK))
+        return False
 
 
 async def copy_node(agent: AgentClient, source: str, target: str) -> None:

@@ -82,7 +82,9 @@ class Lifecycle:
             if request.exec_id:
                 container.require(container.init, "entered", RUNNING)
                 spec = container.specs[process.exec_id]
-                message = agentspec.exec_request(container.id, process.exec_id, spec, process.stdio.terminal)
+                message = agentspec.exec_request(
+                    container.id, process.exec_id, spec, process.stdio.terminal, container.names
+                )
                 await pod.call("ExecProcess", message)
             elif not container.virtual:
                 await pod.call("StartContainer", agent_pb2.StartContainerRequest(container_id=container.id))

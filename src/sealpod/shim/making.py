@@ -9,9 +9,10 @@ from typing import Any, Final
 
 from sealpod.errors import ConflictError, DecodeError, OperationError, SealpodError, VerificationError
 from sealpod.sandbox.podvm import PodRequest
-from sealpod.shim import agentspec, bundle, imagename
+from sealpod.shim import agentspec, bundle, imagename, lastwords, usernames
 from sealpod.shim.container import Container
 from sealpod.shim.pod import Pod
+from sealpod.wire.agentapi import TERMINATION_LOG
 from sealpod.wire.message import Message
 from sealpod.wire.pb import agent_pb2
 from sealpod.wire.taskapi import MESSAGES, OPTIONS_URLS
@@ -75,12 +76,15 @@ async def _make_in_guest(
     if volumes is None:
         raise RuntimeError("a machine without volumes")
     image = await imagename.find(annotations, request.rootfs, pod.context, request.id)
+    wanted = config.get("mounts") or ()
+    container.names = usernames.of_rootfs(request.rootfs)
     try:
-        mounts, storages = await volumes.bring(container.id, config.get("mounts") or ())
+        mounts, storages = await volumes.bring(container.id, wanted)
         message = agentspec.create_request(
-            container.id, config, vm.settings.image_reference(image), mounts, storages
+            container.id, config, vm.settings.image_reference(image), mounts, storages, container.names
         )
         message.OCI.Process.Terminal = container.init.stdio.terminal
+        _expect_last_words(container, message, wanted)
         for name, value in pod.sysctls.items():
             message.OCI.Linux.Sysctl.setdefault(name, value)
         if getattr(vm.settings, "disable_guest_seccomp", False):
@@ -94,6 +98,13 @@ async def _make_in_guest(
     except BaseException:
         volumes.forget(container.id)
         raise
+
+
+def _expect_last_words(container: Container, message: Any, wanted: Any) -> None:
+    place = lastwords.find(wanted)
+    if place is not None and any(mount.destination == place.destination for mount in message.OCI.Mounts):
+        message.OCI.Annotations[TERMINATION_LOG] = place.destination
+        container.init.farewell = lambda agent: lastwords.bring(agent, container.id, place.source)
 
 
 async def _remove_later(pod: Pod, container_id: str, call: asyncio.Task[bytes]) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -65,6 +65,8 @@ class Process:
         self.exit_status = 0
         self.exited_at = 0  # ns since 1970
         self.size: tuple[int, int] | None = None  # width, height asked for before the start
+        self.farewell: Callable[[AgentClient], Awaitable[None]] | None = None
+        """What is done between its end and the telling of it."""
         self.lock = asyncio.Lock()
         """Held while it is started, frozen or deleted."""
         self._state = CREATED
@@ -152,6 +154,8 @@ class Process:
                 return  # whoever watches the machine says so of all its processes
             status = UNKNOWN
         await self._drain()
+        if self.farewell is not None:
+            await self.farewell(agent)
         ended(self, status)
 
     async def _drain(self) -> None:

@@ -10,6 +10,7 @@ emptyDir with medium Memory                 one tmpfs for the pod (storage ``eph
 emptyDir                                    one directory for the pod (storage ``local``)
 /dev/shm                                    the pod's
 any other directory or file                 a copy, refreshed while kubelet changes the original
+/dev/termination-log                        a copy, brought back when the container has ended
 ==========================================  =====================================================
 
 What is copied comes from the untrusted host, as with any shared file system; what must be secret belongs into
@@ -23,8 +24,9 @@ from collections.abc import Mapping, Sequence
 from secrets import token_hex
 from typing import Any, Final
 
-from sealpod.errors import OperationError, UsageError
+from sealpod.errors import OperationError, RefusedError, SealpodError, UsageError
 from sealpod.sandbox.agent import AgentClient
+from sealpod.shim import lastwords
 from sealpod.shim.copying import Tree, copy_file
 from sealpod.shim.watch import Watch
 from sealpod.wire.pb import agent_pb2, oci_pb2
@@ -34,6 +36,10 @@ EPHEMERAL: Final = "/run/kata-containers/sandbox/ephemeral"
 SHM: Final = "/run/kata-containers/sandbox/shm"
 EMPTY_DIR: Final = "kubernetes.io~empty-dir"
 MOUNTINFO: Final = "/proc/self/mountinfo"
+BLOCKED: Final = "CopyFileRequest is blocked"
+"""The agent's words when the pod's owner lets the host bring in no files."""
+DISPENSABLE: Final = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf", lastwords.USUAL)
+"""What the guest has of its own, or can be without, when no files may be brought in."""
 _OWN: Final = ("/proc", "/sys", "/dev")
 _KEPT_OPTIONS: Final = ("ro", "rw", "nosuid", "nodev", "noexec", "bind", "rbind")
 
@@ -69,7 +75,14 @@ class Volumes:
             source = str(mount.get("source") or "")
             if kind not in ("bind", "") and "bind" not in options and "rbind" not in options:
                 continue  # cgroup, mqueue and the like: the agent's own
-            place = await self._place(container_id, source, storages)
+            try:
+                place = await self._place(container_id, source, storages)
+            except SealpodError as error:
+                if error.message != BLOCKED:
+                    raise
+                if destination in DISPENSABLE:
+                    continue
+                raise _blocked(destination) from error
             kept = [one for one in options if one in _KEPT_OPTIONS]
             found.append(oci_pb2.Mount(destination=destination, type="bind", source=place, options=kept))
         return found, list(storages.values())
@@ -123,6 +136,14 @@ class Volumes:
         except OSError as exc:
             text = f"{source} cannot be copied into the guest: {exc.strerror}"
             raise OperationError(text, code="shim.volume") from exc
+
+
+def _blocked(destination: str) -> RefusedError:
+    return RefusedError(
+        f"the pod's owner lets no files be brought into the guest, and {destination} needs some",
+        code="shim.copy-blocked",
+        remedy="leave the volume out of the pod, or allow CopyFileRequest, which changes the launch digest",
+    )
 
 
 def _is_tmpfs(path: str) -> bool:

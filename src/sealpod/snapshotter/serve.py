@@ -18,6 +18,7 @@ from sealpod.snapshotter import listening
 from sealpod.snapshotter.placing import Placing
 from sealpod.snapshotter.service import Snapshots
 from sealpod.snapshotter.store import Store
+from sealpod.snapshotter.users import CONTENT, ImageUsers
 from sealpod.wire.message import Message
 from sealpod.wire.snapshotapi import MESSAGES, METHODS, SNAPSHOTS
 from sealpod.wire.status import to_status
@@ -41,15 +42,19 @@ _logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def serving(address: str, root: str, host_images: tuple[str, ...] = ()) -> Iterator[grpc.Server]:
+def serving(
+    address: str, root: str, host_images: tuple[str, ...] = (), content: str = ""
+) -> Iterator[grpc.Server]:
     """A server at the socket ``address`` that keeps its state below ``root``, for the length of the block.
 
-    ``host_images`` are patterns of images this host unpacks itself.
+    ``host_images`` are patterns of images this host unpacks itself; ``content`` is containerd's content
+    store, beside the root where it is not given.
     """
     store = Store(root)
     try:
         listening.make_room(address)
-        server = _server(Snapshots(store, Placing(host_images)))
+        content = content or os.path.join(os.path.dirname(os.path.abspath(root)), CONTENT)
+        server = _server(Snapshots(store, Placing(host_images), ImageUsers(content)))
         _bind(server, address)
         identity = listening.identify(address)
         server.start()

@@ -4,7 +4,8 @@
 Before containerd fetches a layer it asks for an active snapshot to unpack it into, labelled with the name it
 would commit it under. The answer ``already exists``, with that snapshot really there, makes it go on to the
 next layer; it finds the snapshot by ``List``, by label and parent. A container's own snapshot is an empty
-directory: the guest has the files. Images of the host are kept as an ordinary overlay snapshotter keeps them.
+directory, but for the names of users: the guest has the files. Images of the host are kept as an ordinary
+overlay snapshotter keeps them.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from sealpod.errors import ConflictError, UsageError, VerificationError
+from sealpod.snapshotter import users
 from sealpod.snapshotter.filters import parse
 from sealpod.snapshotter.mounts import mounts
 from sealpod.snapshotter.placing import Placing
-from sealpod.snapshotter.rows import TARGET, Snapshot
+from sealpod.snapshotter.rows import TARGET, Place, Snapshot
 from sealpod.snapshotter.store import Store
+from sealpod.snapshotter.users import ImageUsers
 from sealpod.wire.message import Message
 from sealpod.wire.snapshotapi import ACTIVE, COMMITTED, MESSAGES, VIEW
 
@@ -30,9 +33,10 @@ PAGE_BYTES: Final = 256 * 1024
 class Snapshots:
     """Requests in, answers out; errors are those of :mod:`sealpod.errors`."""
 
-    def __init__(self, store: Store, placing: Placing) -> None:
+    def __init__(self, store: Store, placing: Placing, users: ImageUsers) -> None:
         self._store = store
         self._placing = placing
+        self._users = users
 
     def table(self) -> dict[str, Callable[[Message], Message]]:
         """Functions by method. ``List`` is :meth:`pages`."""
@@ -80,7 +84,13 @@ class Snapshots:
         parent = self._store.place_of(request.parent)
         place = self._placing.place(request.key, request.labels, parent)
         self._store.add(request.key, request.parent, kind, place, request.labels)
+        if place is Place.GUEST and request.parent:
+            self._name_users(request.key, request.parent)
         return self._mounts_of(request.key)
+
+    def _name_users(self, key: str, parent: str) -> None:
+        if texts := self._users.of(self._store.get(parent).labels.get(TARGET, "")):
+            users.write(self._store.directories.files(self._store.get(key).id), texts)
 
     def _mounts(self, request: Message) -> Message:
         return MESSAGES.new("MountsResponse", mounts=self._mounts_of(request.key))

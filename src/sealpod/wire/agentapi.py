@@ -2,7 +2,7 @@
 """The agent's services as the guest reads them: the messages and methods of agent.proto and health.proto.
 
 Same names, numbers and types as the .proto files (a test holds them equal); the meaning of the fields is
-explained there. Nested enums are plain numbers here.
+explained there. One method is not Kata's, ReadTerminationMessage. Nested enums are plain numbers here.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ API_VERSION: Final = "0.0.1"
 """What Health/Version reports as ``grpc_version``."""
 SERVING: Final = 1
 """HealthCheckResponse.ServingStatus."""
+TERMINATION_LOG: Final = "io.sealpod.termination-log"
+"""Annotation of a container: the destination of the mount whose file ``ReadTerminationMessage`` reads."""
+MESSAGE_SIZE: Final = 4096
+"""Bytes of such a file that count, from its end: Kubernetes' limit."""
 
 MESSAGES: Final = Schema(
     """\
@@ -155,6 +159,7 @@ grpc.AgentService WaitProcess WaitProcessRequest WaitProcessResponse
 grpc.AgentService WriteStdin WriteStreamRequest WriteStreamResponse
 grpc.AgentService ReadStdout ReadStreamRequest ReadStreamResponse
 grpc.AgentService ReadStderr ReadStreamRequest ReadStreamResponse
+grpc.AgentService ReadTerminationMessage ReadStreamRequest ReadStreamResponse
 grpc.AgentService CloseStdin CloseStdinRequest Empty
 grpc.AgentService UpdateInterface UpdateInterfaceRequest Interface
 grpc.AgentService UpdateRoutes UpdateRoutesRequest Routes

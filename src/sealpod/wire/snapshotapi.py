@@ -10,6 +10,9 @@ from sealpod.wire.message import Schema
 SNAPSHOTS: Final = "containerd.services.snapshots.v1.Snapshots"
 VIEW, ACTIVE, COMMITTED = 1, 2, 3
 """``Kind`` of a snapshot."""
+NAMED: Final = range(2_147_000_000, 2_147_001_000)
+"""Numbers of users and groups that stand for names only a guest can resolve; below 2**31, which some take for
+the end of all numbers."""
 
 MESSAGES: Final = Schema(
     """\

@@ -105,7 +105,12 @@ def test_blocked_ones_are_blocked_even_if_allowed() -> None:
 
 def test_a_list_of_blocked_ones_leaves_the_rest() -> None:
     found = parse("agent.blocked_endpoints=ReadStreamRequest,CopyFileRequest").endpoints.refusals()
-    assert {method for _, method in found} == {"ReadStdout", "ReadStderr", "CopyFile"}
+    assert {method for _, method in found} == {
+        "ReadStdout",
+        "ReadStderr",
+        "ReadTerminationMessage",
+        "CopyFile",
+    }
 
 
 def test_an_empty_list_allows_nothing() -> None:

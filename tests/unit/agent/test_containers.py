@@ -101,6 +101,23 @@ def test_numbers_of_user_and_group(guest: Guest) -> None:
     assert status == 0
 
 
+def test_a_user_by_name_is_the_images(guest: Guest) -> None:
+    """The host gives the name; numbers, group and home are those of the image's own files."""
+    request = guest.create_request("by-name", [*SHELL, "cat /proc/self/status; echo $HOME"])
+    request.string_user.CopyFrom(agent_pb2.StringUser(uid="user", additionalGids=["7"]))
+    guest.client.call("CreateContainer", request)
+    guest.created.append("by-name")
+    guest.start("by-name")
+    lines = guest.output("by-name").decode().splitlines()
+    fields = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+    assert (fields["Uid"].split()[0], fields["Gid"].split()[0]) == ("1000", "1000")
+    assert fields["Groups"].split() == ["7", "1000"]
+    assert lines[-1] == "/home"
+    request = guest.create_request("nobody", ["/bin/sleep", "0"])
+    request.string_user.uid = "nobody-knows"
+    assert guest.client.refused("CreateContainer", request).message.endswith("[image.user]")
+
+
 def test_layers_are_not_written(guest: Guest) -> None:
     script = "echo new > /etc/which; cat /etc/which; echo > /bin/cat"
     assert guest.run("writer", *SHELL, script)[:2] == (0, b"new\n")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sealpod.wire.agentapi import TERMINATION_LOG
 from sealpod.wire.pb import agent_pb2
 
 if TYPE_CHECKING:
@@ -147,6 +148,74 @@ def test_a_volume_changes_its_version_at_once(pod: Guest) -> None:
     go = agent_pb2.WriteStreamRequest(container_id="version", exec_id="version", data=b"go\n")
     pod.client.call("WriteStdin", go)
     assert pod.output("version") == b"new\n/v/..v2\n"
+
+
+def test_what_a_volume_no_longer_has_is_gone(pod: Guest) -> None:
+    """The kubelet removes its links to removed keys; others' links, and those to kept keys, stay."""
+    volume = shared(pod, "c-2222-settings")
+    copy(pod, f"{volume}/..v1/kept", b"1")
+    copy(pod, f"{volume}/..v1/dropped", b"1")
+    copy(pod, f"{volume}/..v1/sub/dropped", b"1")
+    copy(pod, f"{volume}/..data", b"..v1", LINK)
+    for name in ("kept", "dropped", "sub"):
+        copy(pod, f"{volume}/{name}", f"..data/{name}".encode(), LINK)
+    copy(pod, f"{volume}/elsewhere", b"nowhere", LINK)
+    place = inside(pod, volume)
+    copy(pod, f"{volume}/..v2/kept", b"2")
+    copy(pod, f"{volume}/early", b"..data/early", LINK)
+    copy(pod, f"{volume}/..v2/early", b"2")
+    copy(pod, f"{volume}/..data", b"..v2", LINK)
+    assert sorted(os.listdir(place)) == ["..data", "..v2", "early", "elsewhere", "kept"]
+    # What was removed may come again.
+    copy(pod, f"{volume}/..v3/dropped", b"3")
+    copy(pod, f"{volume}/dropped", b"..data/dropped", LINK)
+    copy(pod, f"{volume}/..data", b"..v3", LINK)
+    assert sorted(os.listdir(place)) == ["..data", "..v3", "dropped", "elsewhere"]
+
+
+WORDS = "/dev/termination-log"
+
+
+def last_words(guest: Guest, name: str, size: int = 0) -> agent_pb2.ReadStreamResponse:
+    request = agent_pb2.ReadStreamRequest(container_id=name, exec_id=name, len=size)
+    answer = agent_pb2.ReadStreamResponse()
+    guest.client.call("ReadTerminationMessage", request, answer)
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        (f"echo why > {WORDS}", b"why\n"),
+        ("exit 3", b""),
+        (f"i=0; while [ $i -lt 1000 ]; do echo 1234567; i=$((i+1)); done > {WORDS}", b"1234567\n" * 512),
+    ],
+)
+def test_last_words_can_be_read_after_the_end(pod: Guest, script: str, expected: bytes) -> None:
+    name = f"words{len(expected)}"
+    path = shared(pod, f"{name}-0000-file")
+    copy(pod, path, b"", FILE)
+    request = pod.create_request(name, [*SHELL, script])
+    request.OCI.Mounts.add(destination=WORDS, source=path, type="bind", options=["rbind"])
+    request.OCI.Annotations[TERMINATION_LOG] = WORDS
+    pod.client.call("CreateContainer", request)
+    pod.created.append(name)
+    pod.start(name)
+    pod.wait(name)
+    assert last_words(pod, name).data == expected
+    assert last_words(pod, name, 3).data == expected[-3:]
+
+
+@pytest.mark.parametrize("annotation", ["", "/etc/passwd", "/elsewhere"])
+def test_no_other_file_is_read(pod: Guest, annotation: str) -> None:
+    name = f"nowords{len(annotation)}"
+    request = pod.create_request(name, ["/bin/sleep", "0"])
+    if annotation:
+        request.OCI.Annotations[TERMINATION_LOG] = annotation
+    pod.client.call("CreateContainer", request)
+    pod.created.append(name)
+    asked = agent_pb2.ReadStreamRequest(container_id=name, exec_id=name)
+    assert pod.client.refused("ReadTerminationMessage", asked).message.endswith("[container.message]")
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,29 @@ def test_a_read_takes_all_there_is_up_to_what_was_asked() -> None:
     streams.close()
 
 
+def test_silent_outputs_take_everything_and_give_nothing() -> None:
+    streams = Stdio(silent=True)
+    for stream in (STDOUT, STDERR):
+        for _ in range(4):  # more than any pipe holds
+            assert os.write(streams.child[stream], bytes(stdio.PIPE_SIZE)) == stdio.PIPE_SIZE
+        ended(lambda stream=stream: streams.read(stream, 10))  # type: ignore[misc]
+    assert streams.write(b"input") == 5
+    assert os.read(streams.child[STDIN], 10) == b"input"
+    streams.close_child()
+    streams.close()
+
+
+def test_a_terminal_nobody_may_read_takes_everything(pool: ThreadPoolExecutor) -> None:
+    master, slave = pseudo.openpty()
+    terminal = Terminal(master)
+    terminal.drain()
+    # Far more than the kernel keeps of an unread terminal.
+    done = pool.submit(lambda: sum(os.write(slave, bytes(1000)) for _ in range(500)))
+    assert done.result(30) == 500_000
+    os.close(slave)
+    terminal.close()
+
+
 def test_an_answer_is_bounded() -> None:
     streams = Stdio()
     assert fcntl.fcntl(streams.child[STDOUT], fcntl.F_GETPIPE_SZ) == stdio.PIPE_SIZE

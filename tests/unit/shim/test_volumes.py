@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sealpod.errors import OperationError, UsageError
+from sealpod.errors import OperationError, RefusedError, SealpodError, UsageError
 from sealpod.shim import copying
 from sealpod.shim.volumes import SHARED, Volumes
 
@@ -25,10 +25,13 @@ class Store:
         self.modes: dict[str, int] = {}
         self.order: list[str] = []
         self.largest = 0
+        self.refusal: SealpodError | None = None
         self._news = asyncio.Event()
 
     async def call(self, method: str, request: Any, *, seconds: float | None = None) -> bytes:
         assert method == "CopyFile"
+        if self.refusal is not None:
+            raise self.refusal
         self.largest = max(self.largest, len(request.data))
         old = self.files.get(request.path, b"") if request.offset else b""
         assert len(old) == request.offset
@@ -115,12 +118,30 @@ def test_a_secret_with_kubelets_layout_and_its_next_version(tmp_path: Path) -> N
         for path in (tmp_path / "..v1").iterdir():
             path.unlink()
         (tmp_path / "..v1").rmdir()
-        await store.until(lambda: store.files[f"{place}/..v1/key"] == b"")
-        assert store.files[f"{place}/..data"] == b"..v2"
+        await store.until(lambda: store.files[f"{place}/..data"] == b"..v2")
+        await store.until(lambda: store.order[-1] == f"{place}/key")
+        # The guest removes an old version itself; nothing is written there again.
+        assert store.order.count(f"{place}/..v1/key") == 1
         assert store.files[f"{place}/..v2/key"] == b"new"
         # There before it is switched to.
         last = len(store.order) - 1 - store.order[::-1].index(f"{place}/..data")
         assert store.order.index(f"{place}/..v2/key") < last
+
+    play(scenario)
+
+
+def test_what_leaves_another_directory_is_emptied(tmp_path: Path) -> None:
+    for name in ("kept", "withdrawn", "..odd"):
+        (tmp_path / name).write_text("secret")
+
+    async def scenario(store: Store, volumes: Volumes) -> None:
+        mounts, _ = await volumes.bring("one", [bind(tmp_path, "/x")])
+        place = mounts[0].source
+        for name in ("withdrawn", "..odd"):
+            (tmp_path / name).unlink()
+        (tmp_path / "new").write_text("n")  # what is noticed is something new
+        await store.until(lambda: store.files[f"{place}/withdrawn"] == store.files[f"{place}/..odd"] == b"")
+        assert store.files[f"{place}/kept"] == b"secret"
 
     play(scenario)
 
@@ -196,6 +217,28 @@ def test_what_cannot_be_copied_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
         with pytest.raises((UsageError, OperationError)):
             await volumes.bring("one", [bind("/dev/null", "/x")])
         volumes.forget("one")
+
+    play(scenario)
+
+
+def test_what_the_owner_lets_nobody_bring_in(tmp_path: Path) -> None:
+    """The guest's own files do for name service; a volume somebody counts on is not left out in silence."""
+    file = tmp_path / "file"
+    file.write_text("x")
+
+    async def scenario(store: Store, volumes: Volumes) -> None:
+        store.refusal = OperationError("CopyFileRequest is blocked")
+        names = ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/dev/termination-log"]
+        found, _ = await volumes.bring("one", [bind(file, name) for name in names])
+        assert found == []
+        for source in (file, tmp_path):
+            with pytest.raises(RefusedError, match="/etc/settings") as caught:
+                await volumes.bring("two", [bind(source, "/etc/settings")])
+            assert caught.value.code == "shim.copy-blocked"
+        volumes.forget("two")
+        store.refusal = OperationError("no space left")
+        with pytest.raises(OperationError, match="no space"):
+            await volumes.bring("three", [bind(file, "/etc/hosts")])
 
     play(scenario)
 
