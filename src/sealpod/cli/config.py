@@ -98,13 +98,15 @@ def _annotations(given: list[str]) -> dict[str, str]:
 
 def _rows(settings: Settings) -> dict[str, dict[str, object]]:
     """Each setting with its value and origin, and the mode that follows from several."""
+    from sealpod.sandbox.podsettings import kernel_words
+
     rows = {
         name: {"value": getattr(settings, name), **asdict(origin)}
         for name, origin in settings.origins.items()
         if name not in ("image", "secret")
     }
     rows["mode"] = {"value": settings.mode, **asdict(settings.origins["secret"])}
-    rows["kernel_params"]["value"] = settings.kernel_words
+    rows["kernel_params"]["value"] = kernel_words(settings)
     return dict(sorted(rows.items()))
 
 

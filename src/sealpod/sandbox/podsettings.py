@@ -31,6 +31,7 @@ PERIOD: Final = "io.kubernetes.cri.sandbox-cpu-period"
 QUOTA: Final = "io.kubernetes.cri.sandbox-cpu-quota"
 MEMORY: Final = "io.kubernetes.cri.sandbox-memory"
 MIB: Final = 1 << 20
+CONFIG_FILE: Final = "agent.config_file="
 MAX_AMOUNT: Final = 1 << 50  # of a resource annotation; whatever is above is no real limit
 
 CONFIDENTIAL_RUNTIME: Final = "kata-qemu-sev"
@@ -125,7 +126,7 @@ def pod_line(kata: Settings, cpus: int) -> str:
     """The kernel command line of a pod whose guest has ``cpus`` processors."""
     return compose_pod(
         cpus,
-        kata.kernel_words,
+        kernel_words(kata),
         kbc=kata.mode != "none" or bool(kata.guest_kbc),
         debug=kata.debug,
         agent_debug=kata.agent_debug,
@@ -178,21 +179,33 @@ def _amount(annotations: Mapping[str, str], name: str) -> int:
     return number if number < MAX_AMOUNT else 0
 
 
+def guest_kbc(kata: Settings) -> str:
+    """What the guest is told to do with its secret; empty where its agent's own file says it.
+
+    Kata (CC-0.5.0) says it in online mode and the newer spelling only. Here it is said wherever the guest
+    would otherwise not know.
+    """
+    if kata.guest_kbc or any(word.startswith(CONFIG_FILE) for word in kata.kernel_params):
+        return kata.guest_kbc
+    uris = {"online": f"online_sev_kbc::{kata.kbs_uri}", "offline": "offline_sev_kbc::null"}
+    return uris.get(kata.mode, "")
+
+
+def kernel_words(kata: Settings) -> tuple[str, ...]:
+    """The configuration's words, and the one the runtime adds to them."""
+    word = AA_KBC_PARAMS + guest_kbc(kata)
+    given = any(one.startswith(AA_KBC_PARAMS) for one in kata.kernel_params)
+    return kata.kernel_params if given or word == AA_KBC_PARAMS else (*kata.kernel_params, word)
+
+
 def findings(kata: Settings) -> tuple[str, ...]:
     """What is allowed, but hardly meant: the settings' own warnings, and those the runtime adds."""
     found = [*kata.findings()]
     if not kata.confidential_guest and kata.firmware:
         found.append("[hypervisor.qemu] firmware has no effect without confidential_guest")
-    if (
-        kata.mode != "none"
-        and not kata.guest_kbc
-        and "agent.config_file=" not in " ".join(kata.kernel_params)
-    ):
-        found.append(
-            f"a secret is injected, but no word {AA_KBC_PARAMS}... tells the guest what to do with it"
-        )
-    kbc, _, uri = kata.guest_kbc.partition("::")
+    told = guest_kbc(kata)
+    kbc, _, uri = told.partition("::")
     host = uri.rpartition(":")[0]
     if kbc == "online_sev_kbc" and host and network.is_loopback(host):
-        found.append(f"the guest is told {kata.guest_kbc!r}, and {host} is the guest itself there")
+        found.append(f"the guest is told {told!r}, and {host} is the guest itself there")
     return tuple(found)
