@@ -6,27 +6,38 @@ What needs no guest of its own shares ``web``, a plain pod: the agent and the sh
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import cnikit
 import grpc
 import pytest
-from criclient import CREATED, CRI, EXITED, NOT_READY, READY, RUNNING, CriClient, Pod, log, wait_for_log
-from podimages import CONFIDENTIAL, PodLab
+from criclient import (
+    CREATED,
+    CRI,
+    EXITED,
+    NOT_READY,
+    READY,
+    RUNNING,
+    CriClient,
+    Pod,
+    fetch,
+    log,
+    wait_for_log,
+)
+from podimages import CONFIDENTIAL, MEMORY, PodLab
+from sitefiles import assert_kept_from_the_host
 
 pytestmark = pytest.mark.e2e
 SLEEP = ("sleep", "100000")
 SERVE = ("httpd", "-f", "-p", "80", "-h", "/www")
-KINDS = [("kata-qemu", "plain"), (CONFIDENTIAL, "encrypted"), ("offline", "encrypted")]
+KINDS = [("kata-qemu", "plain"), (CONFIDENTIAL, "encrypted"), ("offline", "encrypted"), ("es", "encrypted")]
 MIB = 1 << 20
 
 
@@ -45,28 +56,8 @@ def web(pods: PodLab) -> Iterator[Pod]:
     cri.end_pod(pod)
 
 
-def fetch(address: str) -> str:
-    """The page at an address of the pod network, once something listens."""
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            with urllib.request.urlopen(f"http://{address}/", timeout=10) as answer:
-                return str(answer.read().decode())
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
-
-
-def files(place: str) -> list[Path]:
-    """Regular files below ``place`` on the same disk: no mounted namespaces, no file systems in memory."""
-    device = os.stat(place).st_dev
-    paths = [path for path in Path(place).rglob("*") if path.is_file() and not path.is_symlink()]
-    return [path for path in paths if path.stat().st_dev == device]
-
-
 @pytest.mark.usefixtures("nothing_left")
-@pytest.mark.parametrize(("handler", "tag"), KINDS, ids=["plain", "online", "offline"])
+@pytest.mark.parametrize(("handler", "tag"), KINDS, ids=["plain", "online", "offline", "es"])
 def test_a_pods_life(pods: PodLab, cri: CriClient, handler: str, tag: str) -> None:
     image = pods.image(tag)
     pod = cri.run_pod(handler, pods.host.logs)
@@ -95,18 +86,6 @@ def test_a_pods_life(pods: PodLab, cri: CriClient, handler: str, tag: str) -> No
     cri.remove_pod(pod.id)
     assert pod.id not in cri.pods()
     assert container not in cri.containers()
-
-
-def assert_kept_from_the_host(pods: PodLab) -> None:
-    """No layer, and nothing that was in one, is on the disk of the node."""
-    found = {path: path.read_bytes() for path in files(pods.host.directory)}
-    assert any(b"canary" in data for data in found.values()), "the search finds nothing"
-    assert not [path for path, data in found.items() if pods.marker.encode() in data]
-    assert len(pods.layers) >= 3
-    assert not [path for path in found if path.name in pods.layers]
-    assert not set(pods.layers) & {hashlib.sha256(data).hexdigest() for data in found.values()}
-    content = Path(pods.host.directory, "root/io.containerd.content.v1.content/blobs/sha256")
-    assert all(json.loads(path.read_bytes()) for path in content.iterdir())
 
 
 def test_a_pod_answers_at_its_address(pods: PodLab, cri: CriClient, web: Pod) -> None:
@@ -192,6 +171,22 @@ def test_a_process_is_what_the_pod_says(pods: PodLab, cri: CriClient, web: Pod) 
     assert fields["NoNewPrivs"] == "1"
 
 
+def test_users_by_name_are_those_of_the_image(pods: PodLab, cri: CriClient, web: Pod) -> None:
+    """The host knows no more than the name; who that is stands in the image's own files, in the guest."""
+    named = cri.run(web, pods.image("named"), *SLEEP, name="named")
+    ids = "uid=1000(web) gid=1000(web)"
+    assert cri.read(named, "id") == f"{ids} groups=1000(web)\n"
+    assert (
+        cri.read(named, "sh", "-c", "cat /proc/1/environ | tr '\\0' '\\n' | grep HOME") == "HOME=/home/web\n"
+    )
+    root = cri.run(web, pods.image("root"), *SLEEP, name="root")
+    assert cri.read(root, "id", "-u") == "0\n"
+    # As kubelet asks for it.
+    security = {"run_as_username": "web", "supplemental_groups": [4321]}
+    asked = cri.run(web, pods.image("named"), *SLEEP, name="asked", security=security)
+    assert cri.read(asked, "id") == f"{ids} groups=1000(web),4321\n"
+
+
 def test_a_terminal_is_one(pods: PodLab, cri: CriClient, web: Pod) -> None:
     container = cri.run(web, pods.image("plain"), "sh", "-c", "tty; echo done", name="terminal", tty=True)
     assert cri.wait_for_exit(container).exit_code == 0
@@ -212,18 +207,81 @@ def test_directories_are_brought_in_and_followed(
         os.replace(volume / "..new", volume / "..data")
 
     publish("..1", "first")
-    (volume / "key").symlink_to("..data/key")
+    (volume / "..1/dropped").write_text("to go")
+    for name in ("key", "dropped"):
+        (volume / name).symlink_to(f"..data/{name}")
     secret = tmp_path / "token"
     secret.write_text("one file")
     mounts = {"/etc/settings": str(volume), "/run/token": str(secret)}
     container = cri.run(web, pods.image("plain"), *SLEEP, name="volumes", mounts=mounts)
     assert cri.read(container, "cat", "/etc/settings/key", "/run/token") == "firstone file"
+    assert cri.read(container, "cat", "/etc/settings/dropped") == "to go"
     publish("..2", "second")
+    (volume / "dropped").unlink()
     shutil.rmtree(volume / "..1")
     deadline = time.monotonic() + 30
     while cri.read(container, "cat", "/etc/settings/key") != "second":
         assert time.monotonic() < deadline, "the change never arrived"
         time.sleep(0.2)
+    # A key that is no more is no more there either.
+    assert cri.read(container, "ls", "-A", "/etc/settings") == "..2\n..data\nkey\n"
+
+
+def test_last_words_come_back(pods: PodLab, cri: CriClient, web: Pod, tmp_path: Path) -> None:
+    """kubelet's terminationMessagePath: a file for each run, read once the container has ended."""
+
+    def last_words(number: int, place: str, script: str) -> bytes:
+        file = tmp_path / f"pods/{web.id}/containers/app/{number:08x}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch(mode=0o666)
+        mounts = {place: str(file)}
+        container = cri.run(
+            web, pods.image("plain"), "sh", "-c", script, name=f"words{number}", mounts=mounts
+        )
+        assert cri.wait_for_exit(container).exit_code == 3
+        return file.read_bytes()
+
+    usual = "/dev/termination-log"
+    assert (
+        last_words(1, usual, f"echo first > {usual}; echo out of luck > {usual}; exit 3") == b"out of luck\n"
+    )
+    assert last_words(2, "/run/why", "seq 100000 > /run/why; exit 3").endswith(b"99999\n100000\n")
+    assert last_words(3, usual, "exit 3") == b""
+
+
+def test_init_and_restarted_containers(pods: PodLab, cri: CriClient, tmp_path: Path) -> None:
+    """One after the other in one pod, as kubelet runs them; what each leaves, the next finds."""
+    scratch = tmp_path / "volumes/kubernetes.io~empty-dir/scratch"
+    scratch.mkdir(parents=True)
+    mounts = {"/scratch": str(scratch)}
+    pod = cri.run_pod("kata-qemu", pods.host.logs, limits={"memory_limit_in_bytes": 300 * MIB})
+    for number in range(2):
+        init = cri.run(
+            pod,
+            pods.image("plain"),
+            "sh",
+            "-c",
+            f"echo init{number} >> /scratch/log",
+            name=f"init{number}",
+            mounts=mounts,
+        )
+        assert cri.wait_for_exit(init).exit_code == 0
+    script = "echo run >> /scratch/log; cat /scratch/log; exit $(wc -l < /scratch/log)"
+    for attempt in range(3):
+        container = cri.run(
+            pod, pods.image("plain"), "sh", "-c", script, name="app", attempt=attempt, mounts=mounts
+        )
+        assert cri.wait_for_exit(container).exit_code == 3 + attempt
+        cri.remove(container)
+    assert wait_for_log(pod, "run\n" * 3, "app").endswith("init0\ninit1\nrun\nrun\nrun\n")
+    sleeper = cri.run(pod, pods.image("plain"), *SLEEP, name="sleeper")
+    # The machine has the pod's memory on top of its own.
+    total = int(cri.read(sleeper, "grep", "MemTotal", "/proc/meminfo").split()[1]) // 1024
+    assert MEMORY < total < MEMORY + 300
+    # The guest's clock is the host's, and its kernel's random numbers are seeded: else this would wait.
+    assert abs(int(cri.read(sleeper, "date", "+%s")) - time.time()) < 10
+    assert cri.read(sleeper, "sh", "-c", "head -c 16 /dev/random | wc -c") == "16\n"
+    cri.end_pod(pod)
 
 
 def test_empty_directories_are_the_pods(pods: PodLab, cri: CriClient, web: Pod, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ import pytest
 
 from sealpod.errors import SealpodError
 from sealpod.qemu.machine import Machine
-from sealpod.sandbox import podvm, state
+from sealpod.sandbox import boot, podvm, state
 from sealpod.sandbox.foretell import Node, foretell
 from sealpod.sandbox.podvm import PodRequest, PodVm, start_pod
 from sealpod.sandbox.spec import GuestFiles
@@ -226,6 +226,23 @@ def test_a_kernel_that_is_not_one_is_told_in_qemus_words(place: Path) -> None:
             await start_pod(request(place, config))
         assert caught.value.message.startswith("starting the guest failed: QEMU did not start")
         assert "linux kernel too old" in caught.value.message or "kernel" in caught.value.message
+
+    asyncio.run(scenario())
+
+
+def test_a_guest_whose_agent_never_comes(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It boots, and its first program is another one."""
+    monkeypatch.setattr(boot, "BOOT_SECONDS", 12.0)
+    words = 'false rdinit=/bin/busybox -- sleep 100000"'
+
+    async def scenario() -> None:
+        with pytest.raises(SealpodError) as caught:
+            await start_pod(request(place, CONFIG.replace('false"', words)))
+        assert caught.value.code == "launch.deadline"
+        assert caught.value.exit_status == 124
+        told = caught.value.one_line()
+        assert told.startswith("booting the guest failed: the guest's agent did not answer within 12 s, its ")
+        assert "; see the guest's whole console in debug mode" in told
 
     asyncio.run(scenario())
 

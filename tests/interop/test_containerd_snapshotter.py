@@ -6,6 +6,7 @@ The images of ``host/`` are those the node runs itself.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -25,7 +26,7 @@ from sealpod.errors import NotFoundError
 from sealpod.guestimage.busybox import read_busybox
 from sealpod.oci.manifest import Manifest
 from sealpod.registry.transports import open_sink
-from sealpod.wire.snapshotapi import COMMITTED
+from sealpod.wire.snapshotapi import COMMITTED, NAMED
 
 SBIN = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 pytestmark = [
@@ -75,6 +76,7 @@ def images() -> Iterator[Images]:
         "guest/app": ([secret, users, last], {"Cmd": ["/bin/app"]}),
         "guest/other": ([secret, last], {"Cmd": ["/bin/app"]}),
         "guest/named": ([secret, users], {"Cmd": ["/bin/app"], "User": "web"}),
+        "guest/grouped": ([secret, users, last, secret], {"Cmd": ["/bin/app"], "User": "web:staff"}),
         "guest/numbered": ([secret, users, secret], {"Cmd": ["/bin/app"], "User": "1000:1001"}),
         "host/shared": ([secret, base], {"Cmd": ["/bin/sh"]}),
     }
@@ -215,18 +217,33 @@ def test_a_guests_container_gets_an_empty_directory(node: SnapshotNode, images: 
     assert node.holding(MARKER) == []
 
 
-def test_users_by_number_are_taken_and_by_name_refused(node: SnapshotNode, images: Images) -> None:
+def test_users_by_name_get_numbers_that_stand_for_them(node: SnapshotNode, images: Images) -> None:
     pod = run_pod(node)
-    for name in ("guest/named", "guest/numbered"):
+
+    def user_of(image: str, name: str, **security: object) -> tuple[int, int, list[int]]:
+        """What containerd tells a shim of the container's user."""
+        container = node.cri.create(pod, images.name(image), name=name, security=security)
+        done = node.ctr("containers", "info", "--spec", container)
+        assert done.returncode == 0, done.stderr
+        user = json.loads(done.stdout)["process"]["user"]
+        return user["uid"], user["gid"], [gid for gid in user.get("additionalGids", ()) if gid not in NAMED]
+
+    for name in ("guest/named", "guest/grouped", "guest/numbered"):
         node.cri.pull(images.name(name))
-    node.cri.create(pod, images.name("guest/numbered"), name="numbered")
+    first, second = NAMED[:2]
+    assert user_of("guest/numbered", "numbered")[:2] == (1000, 1001)
+    assert user_of("guest/named", "named")[:2] == (first, first)
+    # As kubelet does it, which has asked for the image's user.
+    assert user_of("guest/named", "kubelet", run_as_username="web", supplemental_groups=[7])[::2] == (
+        first,
+        [7],
+    )
+    assert user_of("guest/grouped", "grouped")[:2] == (first, second)
+    assert user_of("guest/named", "given", run_as_user=CRI.new("Int64", value=1000))[0] == 1000
+    # Nothing is made up for a name that no image of these layers has.
     with pytest.raises(grpc.RpcError) as caught:
-        node.cri.create(pod, images.name("guest/named"), name="named")
-    # It was mounted, option and all; there is no file to look into.
-    assert caught.value.details().endswith("/etc/passwd: no such file or directory")
-    # The remedy: the pod says the number.
-    user = {"run_as_user": CRI.new("Int64", value=1000)}
-    node.cri.create(pod, images.name("guest/named"), name="named", security=user)
+        user_of("guest/named", "stranger", run_as_username="stranger")
+    assert "no users found" in caught.value.details()
 
 
 def test_an_image_of_the_host_upon_a_guests_layer_is_refused(node: SnapshotNode, images: Images) -> None:

@@ -99,7 +99,7 @@ class ContainerdHost:
         self.run = f"{directory}/run"
         self.logs = f"{directory}/pods"
         self.network = network
-        self._program = containerd
+        self.program = containerd
         self._snapshotter_name = snapshotter
         for name in SUBDIRECTORIES:
             os.makedirs(f"{directory}/{name}", mode=0o700, exist_ok=True)
@@ -152,7 +152,7 @@ class ContainerdHost:
             self._start_snapshotter()
         with open(f"{self.directory}/containerd.log", "ab") as log:
             self._process = subprocess.Popen(
-                [self._program, "--config", f"{self.directory}/config.toml"],
+                [self.program, "--config", f"{self.directory}/config.toml"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -166,6 +166,7 @@ class ContainerdHost:
 
     def _start_snapshotter(self) -> None:
         arguments = ["--address", f"{self.directory}/sn.sock", "--root", f"{self.directory}/sn"]
+        arguments += ["--content", f"{self.directory}/root/io.containerd.content.v1.content"]
         with open(f"{self.directory}/snapshotter.log", "ab") as log:
             self._snapshotter = subprocess.Popen(
                 [sys.executable, "-m", "sealpod.cli.main", "snapshotter", *arguments],
@@ -195,10 +196,12 @@ class ContainerdHost:
         self.stop(number)
         self.start()
 
-    def ctr(self, *arguments: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+    def ctr(
+        self, *arguments: str, seconds: float = 120, program: str = "ctr"
+    ) -> subprocess.CompletedProcess[str]:
         """``ctr`` on this containerd."""
         return subprocess.run(
-            ["ctr", "--address", self.socket, *arguments],
+            [program, "--address", self.socket, *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import time
+import urllib.request
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,8 @@ Capabilities add_capabilities=1:*string drop_capabilities=2:*string
 Int64 value=1:int64
 UInt64 value=1:uint64
 Security capabilities=1:Capabilities privileged=2:bool namespace_options=3:Namespaces run_as_user=5:Int64
-  readonly_rootfs=7:bool supplemental_groups=8:*int64 no_new_privs=11:bool run_as_group=12:Int64
+  run_as_username=6:string readonly_rootfs=7:bool supplemental_groups=8:*int64 no_new_privs=11:bool
+  run_as_group=12:Int64
 LinuxContainer resources=1:Resources security_context=2:Security
 ContainerConfig metadata=1:Metadata image=2:ImageSpec command=3:*string args=4:*string working_dir=5:string
   envs=6:*Env mounts=7:*Mount labels=9:map annotations=10:map log_path=11:string stdin=12:bool
@@ -139,8 +141,9 @@ class CriClient:
         host_network: bool = False,
         share_pids: bool = False,
         ports: list[Message] | None = None,
+        limits: dict[str, int] | None = None,
     ) -> Message:
-        """A pod as kubelet describes it; unnamed ones get a name."""
+        """A pod as kubelet describes it; unnamed ones get a name. ``limits`` are those of its containers."""
         uid = str(uuid.uuid4())
         name = name or f"pod-{uid[:8]}"
         directory = os.path.join(logs, uid)
@@ -155,6 +158,7 @@ class CriClient:
             linux=CRI.new(
                 "LinuxPod",
                 security_context=CRI.new("PodSecurity", namespace_options=_spaces(host_network, share_pids)),
+                resources=CRI.new("Resources", **limits or {}),
             ),
         )
 
@@ -219,6 +223,7 @@ class CriClient:
         image: str,
         *command: str,
         name: str = "main",
+        attempt: int = 0,
         args: tuple[str, ...] = (),
         env: dict[str, str] | None = None,
         mounts: dict[str, str] | None = None,
@@ -234,7 +239,7 @@ class CriClient:
             linux.resources = CRI.new("Resources", **limits)
         config = CRI.new(
             "ContainerConfig",
-            metadata=CRI.new("Metadata", name=name),
+            metadata=CRI.new("Metadata", name=name, attempt=attempt),
             image=CRI.new("ImageSpec", image=image),
             command=list(command),
             args=list(args),
@@ -342,3 +347,16 @@ def wait_for_log(pod: Pod, text: str, name: str = "main", seconds: float = 60) -
         assert time.monotonic() < deadline, f"{text!r} is not in the log: {found[-500:]!r}"
         time.sleep(0.1)
     return found
+
+
+def fetch(address: str, page: str = "") -> str:
+    """A page at an address of the pod network, once something listens."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://{address}/{page}", timeout=10) as answer:
+                return str(answer.read().decode())
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import shutil
 import signal
 import tarfile
 import tempfile
@@ -19,19 +20,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cnikit
+import tutorial
 from commandkit import Command, Workplace
 from containerdhost import ContainerdHost, running
 from imagekit import make_tar, member, put_image
+from labkit import qemu_script
 from localregistry import docker_registry
 
 from sealpod.guestimage.busybox import read_busybox
 from sealpod.guestimage.cache import cache_directory
 from sealpod.platform.model import open_model
+from sealpod.qemu.acceleration import choose_accelerator
+from sealpod.qemu.binary import find_qemu
+from sealpod.qemu.vcpu import vcpu_signature
 from sealpod.registry.transports import open_sink
-from sealpod.sandbox.inputs import read_inputs
+from sealpod.sandbox.inputs import LaunchInputs, read_inputs
 from sealpod.sandbox.podsettings import pod_settings
+from sealpod.sandbox.spec import PodSpec
 from sealpod.sev.chain import Chain
 
+BLOCKED = ("ExecProcessRequest", "ReadStreamRequest", "CopyFileRequest")
 KEY_ID, KEYSET = "key_id1", "KEYSET-1"
 MEMORY = 512  # MiB of each guest
 APPLETS = (
@@ -40,31 +48,24 @@ APPLETS = (
     *("readlink", "rm", "seq", "sh", "sleep", "stat", "stty", "tail", "test", "touch", "tr", "true", "tty"),
     *("umount", "uname", "wc", "wget", "yes"),
 )
-PLAIN = """\
-[hypervisor.qemu]
-default_memory = {memory}
-kernel_params = "agent.enable_signature_verification=false agent.insecure_registries={registry}{more}"
-"""
-ATTESTED = """\
-confidential_guest = true
-guest_pre_attestation = true
-guest_pre_attestation_kbs_mode = "{mode}"
-guest_pre_attestation_kbs_uri = "{kbs}"
-sev_guest_policy = 3
-"""
-OFFLINE = " agent.aa_kbc_params=offline_sev_kbc::null"
 CONFIDENTIAL = "kata-qemu-sev"
-# Runtime handlers of the site: the shim's name, the broker's mode, what is added to the command line.
+# Runtime handlers of the site: the shim's name, the broker's mode, words for the command line.
 HANDLERS = {
     "kata": ("kata", "", ""),
     "kata-qemu": ("kata-qemu", "", ""),
+    "closed": ("kata-qemu", "", f"agent.blocked_endpoints={','.join(BLOCKED)}"),
+    "signed": ("kata-qemu", "", "agent.enable_signature_verification=true"),
+    "no-agent": ("kata-qemu", "", "rdinit=/floor"),
+    "no-kernel": ("kata-qemu", "", ""),
+    "halting": (CONFIDENTIAL, "online", ""),
     CONFIDENTIAL: (CONFIDENTIAL, "online", ""),
-    "offline": (CONFIDENTIAL, "offline", OFFLINE),
-    "spare": (CONFIDENTIAL, "online", " spare"),
-    "wrong-online": (CONFIDENTIAL, "online", " tampered"),
-    "wrong-offline": (CONFIDENTIAL, "offline", f"{OFFLINE} tampered"),
+    "offline": (CONFIDENTIAL, "offline", ""),
+    "es": (CONFIDENTIAL, "offline", ""),
+    "spare": (CONFIDENTIAL, "online", "spare"),
+    "wrong-online": (CONFIDENTIAL, "online", "tampered"),
+    "wrong-offline": (CONFIDENTIAL, "offline", "tampered"),
 }
-ALLOWED = (CONFIDENTIAL, "offline", "spare")
+ALLOWED = (CONFIDENTIAL, "offline", "es", "spare")
 
 
 def busybox_layer(marker: str) -> bytes:
@@ -99,7 +100,8 @@ class PodLab:
     """SHA-256 of each layer as the registry has it."""
 
     def image(self, tag: str) -> str:
-        """``plain``, ``encrypted``, ``nobody`` (its key is not the broker's to give) or ``pause``."""
+        """The name of ``plain``, ``pause``, ``encrypted``, ``nobody`` (its key is not the broker's to give),
+        ``named`` or ``root`` (with users by name)."""
         return f"{self.registry}/app:{tag}"
 
 
@@ -122,7 +124,7 @@ def pod_lab(*, snapshotter: str = "sealpod", containerd: str = "containerd") -> 
         spare, spare_kbs = scope.enter_context(serving(place, f"{network.gateway}:0", database, ark))
         marker = f"marker-{secrets.token_hex(16)}"
         layers = _publish(place, root, registry, marker)
-        configs = _configs(registry, kbs, spare_kbs)
+        configs = _configs(root, registry, kbs, spare_kbs)
         _fill_broker(place, root, database, configs)
         environment = {**place.environment, "SEALPOD_PLATFORM_STATE": platform}
         host = ContainerdHost(
@@ -169,10 +171,12 @@ def _publish(place: Workplace, root: Path, registry: str, marker: str) -> tuple[
     # containerd knows an image by its configuration, and calls equal ones by the name it met first.
     for key_id in (KEY_ID, "nobody"):
         put_image(sink, key_id, [layer], config={**config, "Labels": {"key": key_id}})
+    put_image(sink, "named", [layer], config={**config, "User": "web:web"})
+    put_image(sink, "root", [layer], config={**config, "User": "root"})
     put_image(sink, "sleep", [busybox_layer("sleeps")], config={"Cmd": ["/bin/sleep", "1000000"]})
     put_image(sink, "pause", [make_tar([member("pause", content=b"never run\n", mode=0o755)])])
     http = ("--insecure-registry", registry)
-    for tag, source in (("plain", "app"), ("pause", "pause"), ("sleep", "sleep")):
+    for tag, source in (("plain", "app"), *((name, name) for name in ("pause", "sleep", "named", "root"))):
         _sealpod(place, "image", "copy", *http, f"oci:{layout}:{source}", f"docker://{registry}/app:{tag}")
     for tag, key_id in (("encrypted", KEY_ID), ("nobody", "nobody")):
         key = root / f"key-{key_id}"
@@ -184,13 +188,37 @@ def _publish(place: Workplace, root: Path, registry: str, marker: str) -> tuple[
     return tuple(path.parent.name for path in blobs if path.read_bytes()[:1] != b"{")
 
 
-def _configs(registry: str, kbs: str, spare: str) -> dict[str, tuple[str, str]]:
+def _configs(root: Path, registry: str, kbs: str, spare: str) -> dict[str, tuple[str, str]]:
+    """Kind and configuration by handler: the shipped files, edited with sed as guides have it."""
     found = {}
     for name, (kind, mode, more) in HANDLERS.items():
-        text = PLAIN.format(memory=MEMORY, registry=registry, more=more)
+        path = root / f"{name}.toml"
+        shutil.copy(tutorial.SHIPPED if mode else tutorial.SHIPPED_PLAIN, path)
         address = spare if name == "spare" else kbs
-        found[name] = (kind, text + (ATTESTED.format(mode=mode, kbs=address) if mode else ""))
+        tutorial.sed(path, f"s/^default_memory = .*/default_memory = {MEMORY}/")
+        tutorial.sed(path, f's/^guest_pre_attestation_proxy = .*/guest_pre_attestation_proxy = "{address}"/')
+        if name == "es":
+            tutorial.sed(path, "s/^sev_guest_policy = .*/sev_guest_policy = 7/")
+        if mode == "online":
+            tutorial.online(path, address)
+        if mode == "offline":
+            tutorial.offline(path)
+        words = f"agent.insecure_registries={registry} {more}"
+        tutorial.sed(path, f's|^\\(kernel_params = ".*\\)"$|\\1 {words}"|')
+        _break(root, name, path)
+        found[name] = (kind, path.read_text())
     return found
+
+
+def _break(root: Path, name: str, path: Path) -> None:
+    """What cannot work in the handlers that are there to fail."""
+    if name == "halting":
+        hostile = qemu_script(root / "hostile-qemu", replace={"panic=1": "panic=2"})
+        tutorial.sed(path, f's|^path = .*|path = "{hostile}"|')
+    if name == "no-kernel":
+        for part in ("kernel", "initrd"):
+            (root / part).write_bytes(b"x" * 4096)
+            tutorial.sed(path, f's|^{part} = .*|{part} = "{root / part}"|')
 
 
 def _fill_broker(place: Workplace, root: Path, database: str, configs: dict[str, tuple[str, str]]) -> None:
@@ -208,7 +236,12 @@ def digest(path: Path, kind: str, config: str) -> str:
     """The launch digest of a pod with this configuration."""
     path.write_text(config)
     settings = pod_settings(kind, str(path), {}, user_network=False)
-    return asyncio.run(read_inputs(settings.spec())).components.digest
+    return asyncio.run(_measured(settings.spec())).components.digest
+
+
+async def _measured(spec: PodSpec) -> LaunchInputs:
+    accelerator, _ = await choose_accelerator(await find_qemu(), cache_directory())
+    return await read_inputs(spec, lambda: vcpu_signature(accelerator))
 
 
 def _sealpod(place: Workplace, *words: str) -> None:

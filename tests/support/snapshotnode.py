@@ -98,6 +98,7 @@ class SnapshotNode:
         """Until it says that it is ready."""
         socket, root = f"{self.directory}/s.sock", f"{self.directory}/sn"
         words = ["snapshotter", "--address", socket, "--root", root, "--host-images", "*/host/*"]
+        words += ["--content", f"{self.directory}/root/io.containerd.content.v1.content"]
         command = [sys.executable, "-m", "sealpod.cli.main", *words]
         process = self._start("snapshotter", command, stdout=subprocess.PIPE)
         assert process.stdout is not None
