@@ -9,10 +9,10 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from sealpod.cli.kbs_common import Nouns, add_verb, open_database, print_object
-from sealpod.errors import AccessError, NotFoundError, OperationError, RefusedError, UsageError
+from sealpod.errors import AccessError, DecodeError, NotFoundError, OperationError, RefusedError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from sealpod.kbs.core.policy import Rule
     from sealpod.kbs.server.admin.suggestion import Guest, Suggestion
@@ -69,8 +69,9 @@ def _add_test(parser: argparse.ArgumentParser) -> None:
 
 def _add_suggest(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "Guests are given as measurements, as digests, or as files. `sealpod measure -o json` makes a "
-        "measurement, also of a pod from its node's Kata configuration."
+        "Guests are given as measurements (of `sealpod measure -o json`), as digests, as files, or as the "
+        "pods of a node's Kata configuration; with --kata-config, --ovmf, --kernel and --initrd name copies "
+        "of the files it names."
     )
     parser.add_argument("--set", dest="name", metavar="NAME", help="set it under this name")
     parser.add_argument(
@@ -112,11 +113,19 @@ def _add_suggest(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--vcpus",
         metavar="RANGE",
-        default="1",
-        help="vCPU counts of SEV-ES guests, for instance 1-8 (default: 1)",
+        help="vCPU counts of SEV-ES guests and of pods, for instance 1-8 (default: 1, or what the pod's "
+        "limits come to)",
     )
     parser.add_argument(
         "--vcpu-type", metavar="MODEL", default=DEFAULT_VCPU, help="of SEV-ES guests (default: EPYC)"
+    )
+    parser.add_argument("--kata-config", metavar="FILE", help="Kata's configuration of the node (TOML)")
+    parser.add_argument("--pod", metavar="POD.yaml", help="the pod's manifest (with --kata-config)")
+    parser.add_argument(
+        "--runtime",
+        choices=("sealpod", "cc-0.3.0"),
+        default="sealpod",
+        help="what reads the configuration there (default: sealpod)",
     )
     parser.add_argument("--min-api", metavar="MAJOR.MINOR", default="0.0", help="lowest firmware API version")
     parser.add_argument(
@@ -241,7 +250,7 @@ def suggestion(args: argparse.Namespace) -> Suggestion:
     words = [Policy.parse(text).value for text in args.policies]
     guests = [guest for path in args.measurements for guest in guests_of_record(_read(path))]
     guests += [Guest(b64decode(objects.digest(text))) for text in args.digests]
-    guests += _measured(args, words)
+    guests += _measured(args, words) if args.kata_config is None else _pods(args)
     rule = {"minApi": args.min_api, "buildIds": args.builds}
     checked = objects.read_rule(rule)
     return suggest(guests, policies=words, min_api=checked.min_api, build_ids=_bytes(args.builds))
@@ -259,8 +268,38 @@ def _measured(args: argparse.Namespace, words: list[int]) -> list[Guest]:
     firmware, kernel, initrd = (None if path is None else _read(path, limit=None) for path in paths)
     files = GuestFiles(firmware or b"", kernel, initrd, args.append)
     es = {PolicyFlag.ES in Policy.from_int(word).flags for word in words} or {False}
-    vcpus = Vcpus(counts=vcpu_range(args.vcpus), signature=named(args.vcpu_type))
+    vcpus = Vcpus(counts=vcpu_range(args.vcpus or "1"), signature=named(args.vcpu_type))
     return [guest for kind in sorted(es) for guest in guests_of_files(files, sev_es=kind, vcpus=vcpus)]
+
+
+def _pods(args: argparse.Namespace) -> Sequence[Guest]:
+    """The guests a node makes of a pod, one for each size."""
+    from sealpod.kataconfig.commandline import Release
+    from sealpod.kataconfig.podfile import parse_pod
+    from sealpod.kbs.server.admin.suggestion import guests_of, vcpu_range
+    from sealpod.measure.launch import Vcpus
+    from sealpod.measure.vcpu import named
+    from sealpod.sandbox.foretell import Node, foretell
+    from sealpod.sandbox.spec import GuestFiles
+
+    files = GuestFiles(args.ovmf or "", args.kernel or "", args.initrd or "")
+    node = Node(_text(args.kata_config), Release(args.runtime), files=files)
+    pod = None if args.pod is None else parse_pod(_text(args.pod))
+    found = foretell(
+        node,
+        {} if pod is None else pod.annotations,
+        0 if pod is None else pod.milli_cpus,
+        counts=() if args.vcpus is None else vcpu_range(args.vcpus),
+        processors=lambda _mode: Vcpus(signature=named(args.vcpu_type)),
+    )
+    return guests_of(found.components)
+
+
+def _text(path: str) -> str:
+    try:
+        return _read(path).decode()
+    except UnicodeDecodeError:
+        raise DecodeError(f"{path} is not UTF-8", code="config.syntax") from None
 
 
 def _paths(args: argparse.Namespace) -> tuple[str, str | None, str | None] | None:

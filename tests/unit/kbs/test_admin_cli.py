@@ -276,6 +276,25 @@ class TestSuggestion:
         assert bytes.fromhex(json.loads(record)["digest"]) == base64.b64decode(made["policy"]["digests"][0])
         assert kbs("policy", "suggest", "--measurement", "-", stdin=record.encode()).returncode == 0
 
+    def test_from_a_nodes_configuration_and_a_pod(
+        self, kbs: Run, files: tuple[str, ...], capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ) -> None:
+        paths = dict(zip(files[::2], files[1::2], strict=True))
+        config = tmp_path / "node.toml"
+        config.write_text(
+            f'[hypervisor.qemu]\nconfidential_guest = true\nfirmware = "{paths["--ovmf"]}"\n'
+            f'kernel = "{paths["--kernel"]}"\ninitrd = "{paths["--initrd"]}"\n'
+        )
+        pod = tmp_path / "pod.yaml"
+        pod.write_text('kind: Pod\nmetadata: {annotations: {io.katacontainers.config.sev.policy: "7"}}\n')
+        kata = ("--kata-config", str(config), "--pod", str(pod), "--vcpu-type", "EPYC")
+        made = json.loads(kbs("policy", "suggest", *kata, "--vcpus", "1-2", "-o", "json").stdout)
+        assert main.dispatch(["measure", *kata, "--vcpus", "1-2", "-o", "json"]) == 0
+        guests = json.loads(capsys.readouterr().out)["guests"]
+        found = [base64.b64decode(one).hex() for one in made["policy"]["digests"]]
+        assert found == [guest["digest"] for guest in guests]
+        assert made["policy"]["policies"] == [7]
+
     def test_what_it_says_to_think_about(self, kbs: Run) -> None:
         done = kbs("policy", "suggest", "--digest", DIGEST, "--sev-policy", "0")
         assert "lets the host read the guest's memory" in done.stderr

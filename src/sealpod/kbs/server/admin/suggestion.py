@@ -18,7 +18,7 @@ from sealpod.measure.components import Components
 from sealpod.measure.firmware import Firmware
 from sealpod.measure.hashes import HashesTable
 from sealpod.measure.launch import SEV, SEV_ES, Vcpus, measure_sev, measure_seves
-from sealpod.measure.reading import read_all
+from sealpod.measure.reading import read_guests
 from sealpod.sev.policy import Policy, PolicyFlag
 
 DEFAULT_POLICY: Final = 3
@@ -69,7 +69,15 @@ def guests_of_record(text: str | bytes) -> tuple[Guest, ...]:
 
     :raise DecodeError: it is none. :raise UsageError: of SEV-SNP, which has another protocol.
     """
-    return tuple(_guest(one) for one in read_all(text))
+    return guests_of(read_guests(text))
+
+
+def guests_of(records: Iterable[Components]) -> tuple[Guest, ...]:
+    """The guests of measured components.
+
+    :raise UsageError: of SEV-SNP, which has another protocol.
+    """
+    return tuple(_guest(one) for one in records)
 
 
 def guests_of_files(files: GuestFiles, *, sev_es: bool, vcpus: Vcpus) -> tuple[Guest, ...]:
