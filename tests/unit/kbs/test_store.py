@@ -1,39 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The database: simple-kbs' tables and statements on SQLite, launches, connections, the owner's commands."""
+"""Opening a database: files, URLs, pools; its errors as ours. What all databases share is contract/kbs."""
 
 from __future__ import annotations
 
 import os
+import socket
 import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from uuid import UUID
 
+import psycopg
+import pymysql
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
-from sealpod.errors import ConflictError, DecodeError, NotFoundError, RefusedError, SealpodError, UsageError
-from sealpod.kbs.core.evidence import Evidence
-from sealpod.kbs.core.policy import Rule
-from sealpod.kbs.core.records import Connection, Launch
-from sealpod.kbs.store import columns, keysets, policies, secrets
-from sealpod.kbs.store.broker import SqlBrokerStore
-from sealpod.kbs.store.engine import open_engine
+from sealpod.errors import (
+    AccessError,
+    NotFoundError,
+    OperationError,
+    SealpodError,
+    UnavailableError,
+    UsageError,
+)
+from sealpod.kbs.store import columns, engine, secrets
+from sealpod.kbs.store.database import Database, open_database
+from sealpod.kbs.store.engine import connect_engine, fetch, masked, open_engine, parse_url, writing
+from sealpod.kbs.store.failures import translated
 from sealpod.secret import SecretBytes
-
-KEY_B64 = "RcHGava52DPvj1uoIk/NVDYlwxi0A6yyIZ8ilhEX3X4="
-# Columns in simple-kbs' order, of its db/db-sqlite.sql.
-UPSTREAM = {
-    "conn_bundle": "id sev_version policy fw_api_major fw_api_minor fw_build_id launch_description fw_digest "
-    "symkey create_date delete_date",
-    "keysets": "id keysetid kskeys polid",
-    "policy": "id allowed_digests allowed_policies min_fw_api_major min_fw_api_minor allowed_build_ids "
-    "create_date delete_date valid",
-    "secrets": "id secret_id secret polid",
-    "report_keypair": "id key_id keypair polid",
-    "resources": "id resource_id resource_type resource_path polid",
-}
 
 
 @pytest.fixture
@@ -42,92 +37,29 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def engine(path: Path) -> Iterator[Engine]:
-    made = open_engine(f"sqlite:///{path}")
-    yield made
-    made.dispose()
-
-
-@pytest.fixture
-def store(engine: Engine) -> SqlBrokerStore:
-    return SqlBrokerStore(engine)
-
-
-def sql(path: Path, statement: str, *values: object) -> list[tuple[object, ...]]:
-    connection = sqlite3.connect(path)
-    # MySQL's NOW(), so that the tutorial's statements run as they stand.
-    connection.create_function("now", 0, lambda: "2024-01-01 00:00:00")
-    with connection:
-        rows = connection.execute(statement, values).fetchall()
-    connection.close()
-    return rows
-
-
-class TestUpstreamsTables:
-    @pytest.mark.parametrize("table", UPSTREAM)
-    def test_order_of_columns(self, engine: Engine, path: Path, table: str) -> None:
-        assert [row[1] for row in sql(path, f"PRAGMA table_info({table})")] == UPSTREAM[table].split()
-
-    def test_the_tutorials_statements(self, store: SqlBrokerStore, path: Path) -> None:
-        sql(path, f"REPLACE INTO secrets VALUES (10,'key_id1','{KEY_B64}',10)")
-        sql(path, """REPLACE INTO keysets VALUES (10,'KEYSET-1','["key_id1"]',10)""")
-        sql(path, """REPLACE INTO policy VALUES (10,'["<digest>"]','[]',0,0,'[]',now(),NULL,1)""")
-        secret, keyset = store.find_secret("key_id1"), store.find_keyset("KEYSET-1")
-        assert secret is not None
-        assert keyset is not None
-        assert secret.value.reveal() == KEY_B64.encode()
-        assert keyset.members == ("key_id1",)
-        assert secret.rule == keyset.rule == Rule(allowed_digests=("<digest>",))
-
-    def test_they_take_effect_at_once(self, store: SqlBrokerStore, path: Path) -> None:
-        assert store.find_secret("key_id1") is None
-        sql(path, f"REPLACE INTO secrets VALUES (10,'key_id1','{KEY_B64}',NULL)")
-        first = store.find_secret("key_id1")
-        assert first is not None
-        assert first.rule is None
-        sql(path, f"REPLACE INTO secrets VALUES (10,'key_id1','{KEY_B64}',10)")
-        with pytest.raises(RefusedError, match="does not exist"):
-            store.find_secret("key_id1")
-
-    def test_a_database_made_by_upstreams_script(self, tmp_path: Path) -> None:
-        path = tmp_path / "upstream.db"
-        sql(
-            path,
-            "CREATE TABLE secrets (id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, secret_id varchar(1024) "
-            "DEFAULT NULL, secret varchar(1024) DEFAULT NULL, polid int(11) DEFAULT NULL, UNIQUE(secret_id))",
-        )
-        sql(path, f"REPLACE INTO secrets VALUES (10,'key_id1','{KEY_B64}',NULL)")
-        engine = open_engine(f"sqlite:///{path}")
-        assert SqlBrokerStore(engine).find_secret("key_id1") is not None
-        engine.dispose()
-
-    @pytest.mark.parametrize("text", ["", "key_id", "key_id1 ", "KEY_ID1", "key_id1' --", "%", "é" * 1024])
-    def test_an_id_is_exactly_itself(self, store: SqlBrokerStore, path: Path, text: str) -> None:
-        sql(path, f"REPLACE INTO secrets VALUES (10,'key_id1','{KEY_B64}',NULL)")
-        assert store.find_secret(text) is None
-
-    @pytest.mark.parametrize("members", [None, "", "[", "{}", "[1]", '"x"'])
-    def test_a_keyset_that_cannot_be_read(self, store: SqlBrokerStore, path: Path, members: object) -> None:
-        sql(path, "REPLACE INTO keysets VALUES (10,'K',?,NULL)", members)
-        with pytest.raises(DecodeError):
-            store.find_keyset("K")
+def db(path: Path) -> Iterator[Database]:
+    with open_database(f"sqlite:///{path}") as made:
+        yield made
 
 
 class TestFile:
-    def test_made_for_its_owner_alone(self, engine: Engine, path: Path) -> None:
+    def test_made_for_its_owner_alone(self, db: Database, path: Path) -> None:
         assert path.stat().st_mode & 0o777 == 0o600
 
-    def test_opening_twice(self, engine: Engine, path: Path) -> None:
+    def test_opening_twice(self, db: Database, path: Path) -> None:
         open_engine(f"sqlite:///{path}").dispose()
 
     def test_many_processes_may_make_it_at_once(self, path: Path) -> None:
         failures: list[BaseException] = []
+        keys: set[str] = set()
         barrier = threading.Barrier(4)
 
         def make() -> None:
             barrier.wait(timeout=10)
             try:
-                open_engine(f"sqlite:///{path}").dispose()
+                with open_database(f"sqlite:///{path}") as db:
+                    assert db.sealer.keys is not None
+                    keys.add(db.sealer.keys.ring().active)
             except BaseException as error:
                 failures.append(error)
                 raise
@@ -138,6 +70,7 @@ class TestFile:
         for thread in threads:
             thread.join(timeout=30)
         assert not failures
+        assert len(keys) == 1
 
     def test_a_directory_that_is_not_there(self, tmp_path: Path) -> None:
         with pytest.raises(NotFoundError, match="directory does not exist"):
@@ -153,199 +86,187 @@ class TestFile:
         with pytest.raises(SealpodError):
             open_engine(f"sqlite:///{tmp_path}/kbs.db")
 
+    def test_a_full_disk_says_so_and_loses_nothing(self, db: Database) -> None:
+        secrets.set_secret(db, "kept", SecretBytes(b"k"), policy=None)
+        with db.engine.connect() as connection:
+            pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+            # SQLite's own limit gives the same error as the disk's.
+            connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
+
+        def fill() -> None:
+            for number in range(200):
+                name = f"{len(secrets.list_secrets(db))} {number} {'x' * 900}"
+                secrets.set_secret(db, name, SecretBytes(bytes(600)), policy=None)
+
+        with pytest.raises(UnavailableError) as caught:
+            fill()
+        assert caught.value.code == "store.full"
+        assert secrets.show_secret(db, "kept").size == 1
+        before = len(secrets.list_secrets(db))
+        with pytest.raises(UnavailableError):
+            fill()
+        with db.engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA max_page_count=100000")
+            assert connection.exec_driver_sql("PRAGMA integrity_check").scalar_one() == "ok"
+        secrets.set_secret(db, "after", SecretBytes(b"k"), policy=None)
+        assert len(secrets.list_secrets(db)) >= before + 1
+
+    def test_another_process_that_does_not_end_its_write(
+        self, db: Database, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(engine, "BUSY_TIMEOUT", 0.05)
+        other = sqlite3.connect(path)
+        other.execute("BEGIN IMMEDIATE")
+        with open_database(f"sqlite:///{path}") as second:
+            with pytest.raises(UnavailableError) as caught:
+                secrets.set_secret(second, "x", SecretBytes(b"k"), policy=None)
+            assert caught.value.code == "store.unavailable"
+            other.rollback()
+            other.close()
+            secrets.set_secret(second, "x", SecretBytes(b"k"), policy=None)
+
+
+class TestUrl:
+    @pytest.mark.parametrize(
+        ("given", "driver"),
+        [
+            ("mysql://u:p@h/d", "mysql+pymysql"),
+            ("mariadb://u:p@h/d", "mysql+pymysql"),
+            ("postgres://u:p@h/d", "postgresql+psycopg"),
+            ("postgresql://u:p@h/d", "postgresql+psycopg"),
+            ("sqlite:////var/lib/kbs.db", "sqlite"),
+            ("mysql+mysqldb://u:p@h/d", "mysql+mysqldb"),
+        ],
+    )
+    def test_driver(self, given: str, driver: str) -> None:
+        assert parse_url(given).drivername == driver
+
+    @pytest.mark.parametrize("given", ["", "nonsense", "sqlite://", "sqlite:///:memory:"])
+    def test_none(self, given: str) -> None:
+        with pytest.raises(UsageError):
+            parse_url(given)
+
     def test_a_missing_driver_is_named(self) -> None:
         with pytest.raises(UsageError, match="pg8000"):
             open_engine("postgresql+pg8000://u:secret@h/d")
 
     def test_a_password_is_not_told(self) -> None:
+        assert masked("mysql://u:hunter2@h/d") == "mysql+pymysql://u:***@h/d"
         with pytest.raises(SealpodError) as caught:
             open_engine("nonsense+driver://u:hunter2@h/d")
         assert "hunter2" not in caught.value.one_line()
 
+    @pytest.mark.parametrize("kind", ["mysql", "postgresql"])
+    def test_a_server_that_is_not_there(self, kind: str) -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))  # Bound and not listening: nobody else can.
+            with pytest.raises(UnavailableError) as caught:
+                open_engine(f"{kind}://u:hunter2@127.0.0.1:{taken.getsockname()[1]}/d")
+        assert caught.value.code == "store.unavailable"
+        assert "nothing listens there" in caught.value.message
+        assert "hunter2" not in caught.value.one_line() + repr(caught.value.__context__)
 
-def launch(number: int = 1, *, created: float = 100.0, expires: float = 200.0) -> Launch:
-    return Launch(UUID(int=number), 3, b"sealed", "model", created, expires)
+    def test_the_pool_is_constant(self, path: Path) -> None:
+        made = connect_engine(f"sqlite:///{path}", pool_size=2)
+        held = [made.connect() for _ in range(2)]
+        assert made.pool.status().startswith("Pool size: 2")
+        for one in held:
+            one.close()
+        made.dispose()
 
-
-class TestLaunches:
-    def test_kept_as_given(self, store: SqlBrokerStore) -> None:
-        given = Launch(UUID(int=1), 2**32 - 1, bytes(range(60)), "AMD Milan", 100.5, 200.5)
-        store.add_launch(given, limit=10)
-        assert store.find_launch(given.id, now=200.0) == given
-
-    def test_unknown_and_expired(self, store: SqlBrokerStore) -> None:
-        store.add_launch(launch(), limit=10)
-        assert store.find_launch(UUID(int=2), now=150.0) is None
-        assert store.find_launch(UUID(int=1), now=200.0) is None
-        assert not store.consume_launch(UUID(int=1), now=200.0)
-
-    def test_spent_once(self, store: SqlBrokerStore) -> None:
-        store.add_launch(launch(), limit=10)
-        assert store.consume_launch(UUID(int=1), now=150.0)
-        assert not store.consume_launch(UUID(int=1), now=150.0)
-        assert store.find_launch(UUID(int=1), now=150.0) is None
-
-    def test_a_race_has_one_winner(self, path: Path, store: SqlBrokerStore) -> None:
-        engines = [open_engine(f"sqlite:///{path}") for _ in range(3)]
-        for number in range(5):
-            store.add_launch(launch(number), limit=10)
-            wins: list[bool] = []
-            barrier = threading.Barrier(6)
-
-            def consume(
-                engine: Engine,
-                number: int = number,
-                barrier: threading.Barrier = barrier,
-                wins: list[bool] = wins,
-            ) -> None:
-                barrier.wait(timeout=10)
-                wins.append(SqlBrokerStore(engine).consume_launch(UUID(int=number), now=150.0))
-
-            threads = [threading.Thread(target=consume, args=(one,)) for one in engines * 2]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join(timeout=30)
-            assert sorted(wins) == [False] * 5 + [True]
-        for engine in engines:
-            engine.dispose()
-
-    def test_the_cap_and_the_time(self, store: SqlBrokerStore) -> None:
-        store.add_launch(launch(1), limit=2)
-        store.add_launch(launch(2), limit=2)
-        with pytest.raises(RefusedError) as caught:
-            store.add_launch(launch(3, created=150.0), limit=2)
-        assert caught.value.code == "launch.too-many"
-        store.add_launch(launch(4, created=200.0, expires=300.0), limit=2)
-        assert store.find_launch(UUID(int=2), now=0.0) is None
+    def test_a_pool_that_is_used_up(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(engine, "BUSY_TIMEOUT", 0.05)
+        made = connect_engine(f"sqlite:///{path}", pool_size=1)
+        with made.connect(), pytest.raises(UnavailableError) as caught:
+            fetch(made, text("SELECT 1"))
+        assert caught.value.code == "store.busy"
+        made.dispose()
 
 
-class TestConnections:
-    @pytest.mark.parametrize("policy", [0, 3, 2**31 - 1, 2**31, 2**32 - 1])
-    def test_kept_as_given(self, store: SqlBrokerStore, policy: int) -> None:
-        evidence = Evidence(policy, 0, 255, 15, "digest", "text")
-        given = Connection(UUID(int=7), SecretBytes(bytes(range(32))), evidence)
-        store.add_connections([given])
-        assert store.find_connection(UUID(int=7)) == given
+class TestFailures:
+    """A driver's error, and what becomes of it. The texts hold a value, which must not come through."""
 
-    def test_all_or_none(self, store: SqlBrokerStore) -> None:
-        evidence = Evidence(0, 0, 0, 0, "", "")
-        twice = Connection(UUID(int=7), SecretBytes(bytes(32)), evidence)
-        with pytest.raises(SealpodError):
-            store.add_connections([twice, twice])
-        assert store.find_connection(UUID(int=7)) is None
+    @pytest.mark.parametrize(
+        ("number", "family", "code"),
+        [
+            (2003, UnavailableError, "store.unavailable"),
+            (2013, UnavailableError, "store.unavailable"),
+            (1213, UnavailableError, "store.unavailable"),
+            (1040, UnavailableError, "store.unavailable"),
+            (1290, UnavailableError, "store.unavailable"),
+            (1114, UnavailableError, "store.full"),
+            (1045, AccessError, "store.access"),
+            (1049, NotFoundError, "store.database"),
+        ],
+    )
+    def test_mysql(self, number: int, family: type[SealpodError], code: str) -> None:
+        original = pymysql.err.OperationalError(number, "near 'hunter2'")
+        with pytest.raises(family) as caught, translated():
+            raise OperationalError("SELECT 'hunter2'", {}, original)
+        assert caught.value.code == code
+        assert str(number) in caught.value.message
+        assert "hunter2" not in caught.value.one_line()
 
-    def test_signed_words(self) -> None:
-        for word in (0, 1, 2**31 - 1, 2**31, 2**32 - 1):
-            assert -(2**31) <= columns.signed(word) < 2**31
-            assert columns.unsigned(columns.signed(word)) == word
+    @pytest.mark.parametrize(
+        ("state", "family", "code"),
+        [
+            ("40001", UnavailableError, "store.unavailable"),
+            ("57P01", UnavailableError, "store.unavailable"),
+            ("25006", UnavailableError, "store.unavailable"),
+            ("53100", UnavailableError, "store.full"),
+            ("28P01", AccessError, "store.access"),
+            ("42501", AccessError, "store.access"),
+            ("3D000", NotFoundError, "store.database"),
+        ],
+    )
+    def test_postgresql(self, state: str, family: type[SealpodError], code: str) -> None:
+        original = psycopg.errors.lookup(state)("near 'hunter2'")
+        with pytest.raises(family) as caught, translated():
+            raise DBAPIError.instance("SELECT 'hunter2'", {}, original, psycopg.Error)
+        assert caught.value.code == code
+        assert "hunter2" not in caught.value.one_line()
+
+    def test_a_refused_statement(self) -> None:
+        with pytest.raises(OperationError) as caught, translated():
+            raise IntegrityError("INSERT 'hunter2'", {}, pymysql.err.IntegrityError(1062, "entry 'hunter2'"))
+        assert caught.value.code == "store.failed"
+        assert "hunter2" not in caught.value.one_line()
+
+    def test_a_lost_connection_is_used_no_more(self, path: Path) -> None:
+        """A read is asked once more on a new connection when the old one is lost."""
+        made = connect_engine(f"sqlite:///{path}")
+        calls = 0
+
+        class Flaky:
+            dialect = type("Dialect", (), {"name": "mysql"})()
+
+            def connect(self) -> object:
+                nonlocal calls
+                calls += 1
+                if calls == 1:
+                    raise OperationalError("SELECT", {}, pymysql.err.OperationalError(2006, "gone"))
+                return made.connect()
+
+        assert [row[0] for row in fetch(Flaky(), text("SELECT 1"))] == [1]  # type: ignore[arg-type]
+        calls = 0
+        Flaky.dialect.name = "sqlite"
+        with pytest.raises(UnavailableError):
+            fetch(Flaky(), text("SELECT 1"))  # type: ignore[arg-type]
+        made.dispose()
+
+    def test_a_failed_transaction_leaves_nothing(self, db: Database) -> None:
+        def fail() -> None:
+            with writing(db.engine) as connection:
+                connection.exec_driver_sql("INSERT INTO keysets VALUES (1,'K','[]',NULL)")
+                raise RuntimeError
+
+        with pytest.raises(RuntimeError):
+            fail()
+        assert isinstance(db.engine, Engine)
+        assert fetch(db.engine, text("SELECT * FROM keysets")) == []
 
 
-class TestOwner:
-    def set(self, engine: Engine, name: str = "key_id1", policy: str | None = None) -> None:
-        secrets.set_secret(engine, name, SecretBytes(b"k" * 32), policy=policy)
-
-    def test_secret_as_upstream_keeps_it(self, engine: Engine, path: Path, store: SqlBrokerStore) -> None:
-        self.set(engine)
-        expected = "a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s="
-        assert sql(path, "SELECT secret_id, secret, polid FROM secrets") == [("key_id1", expected, None)]
-        assert store.find_secret("key_id1") is not None
-
-    def test_setting_replaces_in_place(self, engine: Engine, path: Path) -> None:
-        policies.set_policy(engine, "p", Rule())
-        self.set(engine, policy="p")
-        (number, polid) = sql(path, "SELECT id, polid FROM secrets")[0]
-        assert polid == 1
-        secrets.set_secret(engine, "key_id1", SecretBytes(b"other"), policy=None)
-        assert sql(path, "SELECT id, secret, polid FROM secrets") == [(number, "b3RoZXI=", None)]
-
-    @pytest.mark.parametrize("name", ["", "x" * 1025, "a\nb", " a", "a ", "\x00", "a\u202eb"])
-    def test_ids_that_do_not_fit(self, engine: Engine, name: str) -> None:
-        with pytest.raises(UsageError):
-            self.set(engine, name)
-
-    @pytest.mark.parametrize("name", ["default/key/key_id1", "kbs:///default/key/1", "ключ", "a b"])
-    def test_ids_that_do(self, engine: Engine, name: str, store: SqlBrokerStore) -> None:
-        self.set(engine, name)
-        assert store.find_secret(name) is not None
-
-    @pytest.mark.parametrize("size", [0, 769, 100_000])
-    def test_values_that_do_not_fit(self, engine: Engine, size: int) -> None:
-        with pytest.raises(UsageError):
-            secrets.set_secret(engine, "x", SecretBytes(bytes(size)), policy=None)
-
-    def test_unknown_names(self, engine: Engine) -> None:
-        for act in (
-            lambda: self.set(engine, policy="nope"),
-            lambda: self.set(engine, policy="7"),
-            lambda: secrets.show_secret(engine, "nope"),
-            lambda: secrets.delete_secret(engine, "nope"),
-            lambda: keysets.set_keyset(engine, "K", ["nope"], policy=None),
-            lambda: keysets.show_keyset(engine, "nope"),
-            lambda: keysets.delete_keyset(engine, "nope"),
-            lambda: policies.show_policy(engine, "nope"),
-            lambda: policies.delete_policy(engine, "nope"),
-        ):
-            with pytest.raises(NotFoundError):
-                act()
-
-    def test_what_is_used_stays(self, engine: Engine) -> None:
-        policies.set_policy(engine, "p", Rule())
-        self.set(engine, policy="p")
-        keysets.set_keyset(engine, "K", ["key_id1", "key_id1"], policy="p")
-        assert keysets.show_keyset(engine, "K") == keysets.KeysetInfo("K", ("key_id1",), "p")
-        with pytest.raises(ConflictError, match="in keyset K"):
-            secrets.delete_secret(engine, "key_id1")
-        with pytest.raises(ConflictError, match="secret key_id1, keyset K"):
-            policies.delete_policy(engine, "p")
-        keysets.delete_keyset(engine, "K")
-        secrets.delete_secret(engine, "key_id1")
-        policies.delete_policy(engine, "p")
-        assert secrets.list_secrets(engine) == ()
-        assert keysets.list_keysets(engine) == ()
-        assert policies.list_policies(engine) == ()
-
-    def test_replacing_a_policy_keeps_what_refers_to_it(self, engine: Engine, store: SqlBrokerStore) -> None:
-        number = policies.set_policy(engine, "p", Rule())
-        self.set(engine, policy="p")
-        strict = Rule(("d",), (3,), (0, 24), (15,))
-        assert policies.set_policy(engine, "p", strict) == number
-        found = store.find_secret("key_id1")
-        assert found is not None
-        assert found.rule == strict
-
-    def test_setting_a_withdrawn_policy_makes_it_valid(self, engine: Engine, path: Path) -> None:
-        policies.set_policy(engine, "p", Rule())
-        sql(path, "UPDATE policy SET valid=0, delete_date=now()")
-        assert not policies.show_policy(engine, "p")[0].valid
-        policies.set_policy(engine, "p", Rule())
-        assert policies.show_policy(engine, "p")[0].valid
-
-    def test_a_policy_whose_row_was_deleted_by_hand(self, engine: Engine, path: Path) -> None:
-        number = policies.set_policy(engine, "p", Rule())
-        self.set(engine, policy="p")
-        sql(path, "DELETE FROM policy")
-        assert secrets.show_secret(engine, "key_id1")[0].policy == f"{number} (missing)"
-        with pytest.raises(NotFoundError):
-            policies.show_policy(engine, "p")
-        assert policies.set_policy(engine, "p", Rule()) == number
-
-    def test_nameless_policies_go_by_number(self, engine: Engine, path: Path) -> None:
-        sql(path, "REPLACE INTO policy VALUES (10,'[]','[]',0,0,'[]',now(),NULL,1)")
-        assert policies.list_policies(engine)[0].name == "10"
-        self.set(engine, policy="10")
-        assert secrets.list_secrets(engine)[0].policy == "10"
-        assert policies.show_policy(engine, "10")[1] == ("secret key_id1",)
-
-    def test_a_policy_cannot_be_called_a_number(self, engine: Engine) -> None:
-        with pytest.raises(UsageError):
-            policies.set_policy(engine, "10", Rule())
-
-    def test_rows_that_cannot_be_read_are_listed(self, engine: Engine, path: Path) -> None:
-        sql(path, "INSERT INTO secrets VALUES (1,'s','not base64',9)")
-        sql(path, "INSERT INTO keysets VALUES (1,'k','[',NULL)")
-        sql(path, "INSERT INTO policy VALUES (1,'[','[]',0,0,'[]',NULL,NULL,1)")
-        assert secrets.list_secrets(engine) == (secrets.SecretInfo("s", None, "9 (missing)"),)
-        assert keysets.list_keysets(engine) == (keysets.KeysetInfo("k", None, None),)
-        assert policies.list_policies(engine) == (policies.PolicyInfo("1", 1, None, True),)
-        secrets.delete_secret(engine, "s")
+def test_signed_words() -> None:
+    for word in (0, 1, 2**31 - 1, 2**31, 2**32 - 1):
+        assert -(2**31) <= columns.signed(word) < 2**31
+        assert columns.unsigned(columns.signed(word)) == word

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sqlalchemy import Connection, Label, Table, case, cast, func, insert, select, text, update
+from sqlalchemy import Connection, Label, Row, Select, Table, case, cast, func, insert, select, text, update
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.types import String
 
@@ -38,10 +38,28 @@ def check_identifier(noun: str, text: str, *, limit: int) -> None:
         )
 
 
+def storable(dialect: str, name: str) -> bool:
+    """Whether this database can have a row of this name at all; asking for others is an error of its own.
+
+    PostgreSQL has no NUL in texts, and simple-kbs' columns on MySQL no characters beyond 16 bits.
+    """
+    return "\0" not in name and not (dialect in ("mysql", "mariadb") and any(one > "\uffff" for one in name))
+
+
+def exact(
+    connection: Connection, statement: Select[Any], column: ColumnElement[Any], name: str
+) -> Row[Any] | None:
+    """The row whose ``column`` is exactly ``name``; MySQL's ``=`` may find others."""
+    if not storable(connection.dialect.name, name):
+        return None
+    rows = connection.execute(statement.add_columns(column.label("exact_name")).where(column == name)).all()
+    return next((row for row in rows if row.exact_name == name), None)
+
+
 def exact_row(connection: Connection, table: Table, key: str, name: str) -> int | None:
-    """The number of the row called exactly ``name``; MySQL's comparison may find others."""
-    rows = connection.execute(select(table.c.id, table.c[key]).where(table.c[key] == name)).all()
-    return next((int(row[0]) for row in rows if row[1] == name), None)
+    """The number of the row called exactly ``name``."""
+    row = exact(connection, select(table.c.id), table.c[key], name)
+    return None if row is None else int(row.id)
 
 
 def put_row(connection: Connection, table: Table, key: str, name: str, values: dict[str, Any]) -> None:
@@ -49,6 +67,8 @@ def put_row(connection: Connection, table: Table, key: str, name: str, values: d
 
     :raise ConflictError: the database takes another row's id for the same one.
     """
+    if not storable(connection.dialect.name, name):
+        raise UsageError(f"this database cannot have the id {name!r}", code="store.same-id")
     number = exact_row(connection, table, key, name)
     if number is not None:
         connection.execute(update(table).where(table.c.id == number).values(values))
@@ -88,10 +108,9 @@ def policy_number(connection: Connection, name: str | None) -> int | None:
     if name is None:
         return None
     names, policy = schema.policy_names, schema.policy
-    rows = connection.execute(select(names.c.name, names.c.polid).where(names.c.name == name)).all()
-    for row in rows:
-        if row.name == name:
-            return int(row.polid)
+    row = exact(connection, select(names.c.polid), names.c.name, name)
+    if row is not None:
+        return int(row.polid)
     if name.isascii() and name.isdigit() and len(name) < 10:
         number = connection.execute(select(policy.c.id).where(policy.c.id == int(name))).scalar_one_or_none()
         if number is not None:

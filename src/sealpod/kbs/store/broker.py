@@ -30,6 +30,7 @@ from sealpod.kbs.core.records import (
     StoredSecret,
 )
 from sealpod.kbs.store import columns, moments, schema
+from sealpod.kbs.store.admin import storable
 from sealpod.kbs.store.audit import Settler
 from sealpod.kbs.store.database import Database
 from sealpod.kbs.store.engine import fetch
@@ -161,8 +162,9 @@ class SqlBrokerStore:
         return Connection(client_id, key, evidence, platform, row.created_at)
 
     def _all(self, statement: Select[Any], name: str) -> Sequence[Row[Any]]:
-        # PostgreSQL refuses a text with NUL, and no database has one as an id.
-        return () if "\0" in name else fetch(self._engine, statement, {"name": name})
+        if not storable(self._engine.dialect.name, name):
+            return ()
+        return fetch(self._engine, statement, {"name": name})
 
     def _find(self, statement: Select[Any], name: str) -> Row[Any] | None:
         for row in self._all(statement, name):

@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Row, Select, case, cast, delete, select, update
+from sqlalchemy import Row, Select, case, cast, delete, not_, select, update
 from sqlalchemy.types import String
 
 from sealpod.errors import NotFoundError
 from sealpod.kbs.core.audit import timestamp
 from sealpod.kbs.store import columns, moments, schema
+from sealpod.kbs.store.admin import storable
 from sealpod.kbs.store.database import Database
 from sealpod.kbs.store.engine import reading, writing
 
@@ -43,13 +44,14 @@ def list_connections(
     """Connections, the newest of this broker first, then those simple-kbs made; ``active`` filters."""
     statement = _select().order_by(_NO_TIME, _OURS.c.created_at.desc(), _TABLE.c.id).limit(limit)
     if active is not None:
-        statement = statement.where((1 if active else 0) == _ACTIVE)
+        statement = statement.where(_ACTIVE if active else not_(_ACTIVE))
     with reading(db.engine) as connection:
         return tuple(_info(row) for row in connection.execute(statement).all())
 
 
 def show_connection(db: Database, client_id: str) -> ConnectionInfo:
     """:raise NotFoundError: there is none."""
+    _check(db, client_id)
     with reading(db.engine) as connection:
         row = connection.execute(_select().where(_TABLE.c.id == client_id)).one_or_none()
     if row is None:
@@ -59,6 +61,7 @@ def show_connection(db: Database, client_id: str) -> ConnectionInfo:
 
 def revoke_connection(db: Database, client_id: str) -> None:
     """Refuse this guest from now on; its row stays as a record. :raise NotFoundError: there is none."""
+    _check(db, client_id)
     ended = (
         update(_TABLE)
         .where(_TABLE.c.id == client_id, moments.has_not_ended(_TABLE.c.delete_date))
@@ -73,6 +76,7 @@ def revoke_connection(db: Database, client_id: str) -> None:
 
 def delete_connection(db: Database, client_id: str) -> None:
     """Forget a connection altogether. :raise NotFoundError: there is none."""
+    _check(db, client_id)
     with writing(db.engine) as connection:
         connection.execute(delete(_OURS).where(_OURS.c.client_id == client_id))
         if connection.execute(delete(_TABLE).where(_TABLE.c.id == client_id)).rowcount == 0:
@@ -81,14 +85,14 @@ def delete_connection(db: Database, client_id: str) -> None:
 
 _TABLE: Final = schema.conn_bundle
 _OURS: Final = schema.connections
-_ACTIVE: Final = case((moments.has_not_ended(_TABLE.c.delete_date), 1), else_=0)
+_ACTIVE: Final = moments.has_not_ended(_TABLE.c.delete_date)
 _NO_TIME: Final = case((_OURS.c.created_at.is_(None), 1), else_=0)
 
 
 def _select() -> Select[Any]:
     return select(
         _TABLE.c.id,
-        _ACTIVE.label("active"),
+        case((_ACTIVE, 1), else_=0).label("active"),
         # As text: SQLite holds whatever a hand-written statement put there.
         cast(_TABLE.c.create_date, String(32)).label("create_text"),
         _TABLE.c.policy,
@@ -116,6 +120,11 @@ def _info(row: Row[Any]) -> ConnectionInfo:
         description=row.launch_description,
         messages=row.messages,
     )
+
+
+def _check(db: Database, client_id: str) -> None:
+    if not storable(db.engine.dialect.name, client_id):
+        raise _unknown(client_id)
 
 
 def _unknown(client_id: str) -> NotFoundError:

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from secrets import token_hex
 from typing import Final
 
 from sqlalchemy import Engine
@@ -139,7 +140,7 @@ def _make_key(engine: Engine, path: str) -> None:
             code="kek.missing",
             remedy="Put the file back, or name the key with --kek",
         )
-    temporary = f"{path}.{os.getpid()}"
+    temporary = f"{path}.{token_hex(8)}"
     text = b64encode(os.urandom(KEY_SIZE)) + b"\n"
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """simple-kbs' environment variables as a database URL.
 
-``KBS_DB_TYPE``, ``KBS_DB_HOST``, ``KBS_DB_USER``, ``KBS_DB_PW``, ``KBS_DB`` and ``KBS_DB_MAX_CONNS``, each also
-with ``_FILE`` at its end and the name of a file, as container platforms hand secrets over. What
+``KBS_DB_TYPE``, ``KBS_DB_HOST``, ``KBS_DB_USER``, ``KBS_DB_PW``, ``KBS_DB`` and ``KBS_DB_MAX_CONNS``, each
+also with ``_FILE`` at its end and the name of a file, as container platforms hand secrets over. What
 simple-kbs puts into its URL as it stands (a password with ``@``, ``/`` or ``%``) is quoted here. SQLite needs
 ``KBS_DB`` alone, and is called ``sqlite`` or ``sqlite3``.
 """

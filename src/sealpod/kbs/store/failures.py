@@ -119,12 +119,12 @@ def _full(cause: str) -> UnavailableError:
 
 def _number(original: BaseException | None) -> int | str | None:
     """MySQL's error number or PostgreSQL's SQLSTATE."""
-    state = getattr(original, "sqlstate", None)
-    if isinstance(state, str):
-        return state
     first = original.args[0] if original is not None and original.args else None
     if isinstance(first, int) and not isinstance(first, bool):
         return first
+    state = getattr(original, "sqlstate", None)
+    if isinstance(state, str):
+        return state
     if isinstance(first, str) and hasattr(original, "diag"):
         return next((number for words, number in _LIBPQ if words in first), None)
     return None

@@ -12,7 +12,15 @@ from sqlalchemy import Connection, Row, Select, delete, select
 
 from sealpod.errors import DecodeError, NotFoundError, UsageError
 from sealpod.kbs.store import columns, schema
-from sealpod.kbs.store.admin import check_identifier, exact_row, policy_label, policy_number, put_row
+from sealpod.kbs.store.admin import (
+    check_identifier,
+    exact,
+    exact_row,
+    policy_label,
+    policy_number,
+    put_row,
+    storable,
+)
 from sealpod.kbs.store.database import Database
 from sealpod.kbs.store.engine import reading, writing
 from sealpod.kbs.store.secrets import unknown_secret
@@ -55,10 +63,10 @@ def list_keysets(db: Database) -> tuple[KeysetInfo, ...]:
 def show_keyset(db: Database, keyset_id: str) -> KeysetInfo:
     """:raise NotFoundError: there is none."""
     with reading(db.engine) as connection:
-        for row in connection.execute(_select().where(schema.keysets.c.keysetid == keyset_id)).all():
-            if row.keysetid == keyset_id:
-                return _info(row)
-    raise _unknown(keyset_id)
+        row = exact(connection, _select(), schema.keysets.c.keysetid, keyset_id)
+    if row is None:
+        raise _unknown(keyset_id)
+    return _info(row)
 
 
 def delete_keyset(db: Database, keyset_id: str) -> None:
@@ -72,7 +80,8 @@ def delete_keyset(db: Database, keyset_id: str) -> None:
 
 def _must_exist(connection: Connection, members: Sequence[str]) -> None:
     column = schema.secrets.c.secret_id
-    present = set(connection.execute(select(column).where(column.in_(members))).scalars())
+    asked = [name for name in members if storable(connection.dialect.name, name)]
+    present = set(connection.execute(select(column).where(column.in_(asked))).scalars())
     for name in members:
         if name not in present:
             raise unknown_secret(name)

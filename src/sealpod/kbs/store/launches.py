@@ -11,6 +11,7 @@ from sqlalchemy import Row, Select, delete, select
 from sealpod.errors import NotFoundError
 from sealpod.kbs.core.audit import timestamp
 from sealpod.kbs.store import schema
+from sealpod.kbs.store.admin import storable
 from sealpod.kbs.store.database import Database
 from sealpod.kbs.store.engine import reading, writing
 
@@ -41,6 +42,7 @@ def list_launches(db: Database, *, now: float, limit: int = MAX_LISTED) -> tuple
 
 def show_launch(db: Database, launch_id: str, *, now: float) -> LaunchInfo:
     """:raise NotFoundError: there is none."""
+    _check(db, launch_id)
     with reading(db.engine) as connection:
         row = connection.execute(_select().where(_TABLE.c.launch_id == launch_id)).one_or_none()
     if row is None:
@@ -50,6 +52,7 @@ def show_launch(db: Database, launch_id: str, *, now: float) -> LaunchInfo:
 
 def delete_launch(db: Database, launch_id: str) -> None:
     """End a launch: its secret request will be refused. :raise NotFoundError: there is none."""
+    _check(db, launch_id)
     with writing(db.engine) as connection:
         if connection.execute(delete(_TABLE).where(_TABLE.c.launch_id == launch_id)).rowcount == 0:
             raise _unknown(launch_id)
@@ -76,6 +79,11 @@ def _info(row: Row[Any], now: float) -> LaunchInfo:
         expires=timestamp(row.expires_at),
         expired=row.expires_at <= now,
     )
+
+
+def _check(db: Database, launch_id: str) -> None:
+    if not storable(db.engine.dialect.name, launch_id):
+        raise _unknown(launch_id)
 
 
 def _unknown(launch_id: str) -> NotFoundError:

@@ -10,6 +10,7 @@ Of several processes that migrate at the same time, one does and the others wait
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -31,6 +32,8 @@ LOCK_TIMEOUT: Final = 60
 _LOCK_NAME: Final = "sealpod migration"
 _LOCK_NUMBER: Final = 0x7365616C706F64
 """PostgreSQL's advisory locks have numbers: "sealpod" in ASCII."""
+_ONE_AT_A_TIME: Final = threading.Lock()
+"""Alembic keeps the running migration in a variable of its module."""
 
 
 def upgrade(engine: Engine) -> State:
@@ -94,7 +97,7 @@ def _config(connection: Connection) -> Config:
 @contextmanager
 def _migrating(engine: Engine) -> Iterator[Connection]:
     """A transaction that no other migration runs beside."""
-    with writing(engine) as connection:
+    with _ONE_AT_A_TIME, writing(engine) as connection:
         name = engine.dialect.name
         if name == "sqlite":
             connection.exec_driver_sql("BEGIN IMMEDIATE")

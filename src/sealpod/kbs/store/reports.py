@@ -28,7 +28,7 @@ from sealpod.errors import NotFoundError, UsageError, VerificationError
 from sealpod.kbs.core.encoding import encode_base64
 from sealpod.kbs.core.sealing import is_sealed
 from sealpod.kbs.store import schema
-from sealpod.kbs.store.admin import check_identifier, exact_row, policy_label, policy_number, put_row
+from sealpod.kbs.store.admin import check_identifier, exact, exact_row, policy_label, policy_number, put_row
 from sealpod.kbs.store.database import Database
 from sealpod.kbs.store.engine import reading, writing
 from sealpod.secret import SecretBytes
@@ -72,11 +72,10 @@ def list_report_keys(db: Database) -> tuple[ReportKeyInfo, ...]:
 def show_report_key(db: Database, key_id: str) -> ReportKeyInfo:
     """:raise NotFoundError: there is none."""
     with reading(db.engine) as connection:
-        rows = connection.execute(_select().where(schema.report_keypair.c.key_id == key_id)).all()
-    for row in rows:
-        if row.key_id == key_id:
-            return _info(db, row)
-    raise _unknown(key_id)
+        row = exact(connection, _select(), schema.report_keypair.c.key_id, key_id)
+    if row is None:
+        raise _unknown(key_id)
+    return _info(db, row)
 
 
 def delete_report_key(db: Database, key_id: str) -> None:
@@ -114,7 +113,7 @@ def _not_a_key() -> UsageError:
     return UsageError(
         "not a P-256 private key in PKCS #8",
         code="report-key.syntax",
-        remedy="Let `sealpod kbs report-key set ID --generate` make one, or give PEM or DER without a passphrase",
+        remedy="Let `sealpod kbs report-key set ID --generate` make one, or give PEM or DER",
     )
 
 

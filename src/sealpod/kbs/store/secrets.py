@@ -12,7 +12,7 @@ from sealpod.errors import ConflictError, DecodeError, NotFoundError, UsageError
 from sealpod.kbs.core.encoding import decode_base64, encode_base64
 from sealpod.kbs.core.sealing import is_sealed
 from sealpod.kbs.store import columns, schema
-from sealpod.kbs.store.admin import check_identifier, exact_row, policy_label, policy_number, put_row
+from sealpod.kbs.store.admin import check_identifier, exact, exact_row, policy_label, policy_number, put_row
 from sealpod.kbs.store.database import Database
 from sealpod.kbs.store.engine import reading, writing
 from sealpod.secret import SecretBytes
@@ -102,10 +102,10 @@ def _select() -> Select[Any]:
 
 def _row(db: Database, secret_id: str) -> Row[Any]:
     with reading(db.engine) as connection:
-        for row in connection.execute(_select().where(schema.secrets.c.secret_id == secret_id)).all():
-            if row.secret_id == secret_id:
-                return row
-    raise unknown_secret(secret_id)
+        row = exact(connection, _select(), schema.secrets.c.secret_id, secret_id)
+    if row is None:
+        raise unknown_secret(secret_id)
+    return row
 
 
 def _open(db: Database, row: Row[Any]) -> SecretBytes:

@@ -36,6 +36,10 @@ def upgrade() -> None:
     for name, columns in _tables().items():
         if name not in there:
             op.create_table(name, *columns, **_OURS)
+    head = sa.table("sealpod_audit_head", sa.column("id"), sa.column("seq"), sa.column("hash"))
+    if op.get_bind().execute(sa.select(head.c.id)).first() is None:
+        # There from the start, so that replicas that decide first, at the same time, have a row to lock.
+        op.bulk_insert(head, [{"id": 1, "seq": 0, "hash": "0" * 64}])
     _index("sealpod_launches", "expires_at")
     _index("sealpod_connections", "created_at")
 
