@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 from commandkit import Finished
 from labkit import Lab, phase, qemu_script, serving
+
+from sealpod.sandbox import podvm, state
 
 pytestmark = pytest.mark.e2e
 REFUSED = 3
@@ -90,3 +93,50 @@ def test_the_same_vcpus_without_sev_es_are_refused(es_lab: Lab) -> None:
     done = run(es_lab, "offline", policy="1")
     assert done.status == REFUSED
     assert phase("boot") not in done.stderr
+
+
+POD_CONFIG = """
+[hypervisor.qemu]
+default_memory = 512
+default_vcpus = 2
+confidential_guest = true
+sev_guest_policy = 5
+kernel_params = "agent.enable_signature_verification=false"
+"""
+
+
+def test_a_pod_whose_policy_demands_it_is_an_es_guest(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(state.ENVIRONMENT, str(tmp_path / "run"))
+    monkeypatch.setenv(podvm.PLATFORM_STATE, lab.state)
+    config = tmp_path / "configuration.toml"
+    config.write_text(POD_CONFIG)
+    request = podvm.PodRequest(
+        id="espod",
+        namespace="k8s.io",
+        runtime="kata-qemu-sev",
+        config_path=str(config),
+        annotations={},
+        netns="",
+        hostname="es-0",
+        dns=(),
+        socket="",
+        bundle=str(tmp_path),
+    )
+
+    async def main() -> dict[str, object]:
+        pod = await podvm.start_pod(request)
+        try:
+            return pod.describe()
+        finally:
+            await pod.stop()
+
+    described = asyncio.run(main())
+    measured = described["measured"]
+    assert isinstance(measured, dict)
+    assert (measured["mode"], measured["vcpus"], measured["policy"]) == ("seves", 2, "0x5")
+    assert described["launchDigest"] == measured["digest"]
+    commands = [json.loads(line)["command"] for line in (Path(lab.state) / "audit").read_text().splitlines()]
+    launch = commands[len(commands) - commands[::-1].index("LAUNCH_START") :]
+    assert launch.count("LAUNCH_UPDATE_VMSA") == 2
