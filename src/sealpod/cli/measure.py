@@ -13,7 +13,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Final
 
-from sealpod.cli.measure_options import adapt, add_arguments
+from sealpod.cli.measure_options import add_arguments
+from sealpod.cli.measure_tool import adapt
 from sealpod.errors import UsageError, VerificationError
 
 if TYPE_CHECKING:

@@ -110,7 +110,8 @@ def _of_files(text: str) -> tuple[Components, ...]:
     import shlex
 
     from sealpod.cli import measure
-    from sealpod.cli.measure_options import adapt, add_arguments
+    from sealpod.cli.measure_options import add_arguments
+    from sealpod.cli.measure_tool import adapt
 
     try:
         words = shlex.split(text)

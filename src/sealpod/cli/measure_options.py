@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The options of ``sealpod measure``: sev-snp-measure's as it has them, and our own.
 
-What the tool's options take, and what is said of values they do not take, is the tool's. So is what their
-abbreviations mean: an option of ours does not make one ambiguous.
+What the tool's options take, and what is said of values they do not take, is the tool's.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, Final, NoReturn
 
+from sealpod.cli.measure_tool import FORMATS
 from sealpod.measure.vcpu import SIGNATURES
 
 EPILOG: Final = """\
@@ -49,53 +49,8 @@ there. In mode snp it is init2: SEV-SNP guests of Linux 6.11 and later are made 
 QEMU: Final = "QEMU"
 VMMS: Final = (QEMU, "ec2", "gce", "krun")
 MODES: Final = ("sev", "seves", "snp", "snp:ovmf-hash", "snp:svsm")
-FORMATS: Final = ("hex", "base64")
-_TOOLS_OPTIONS: Final = (
-    "--help",
-    "--version",
-    "--verbose",
-    "--mode",
-    "--vcpus",
-    "--vcpu-type",
-    "--vcpu-sig",
-    "--vcpu-family",
-    "--vcpu-model",
-    "--vcpu-stepping",
-    "--vmm-type",
-    "--ovmf",
-    "--kernel",
-    "--initrd",
-    "--append",
-    "--guest-features",
-    "--output-format",
-    "--snp-ovmf-hash",
-    "--dump-vmsa",
-    "--svsm",
-    "--vars-size",
-    "--vars-file",
-)
 _MAX_VCPUS: Final = 1 << 16
 """Per digest; no hypervisor has so many. A digest hashes a page for each."""
-
-
-def adapt(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[str]:
-    """The arguments with abbreviations of the tool's options written out, as the tool takes them."""
-    adapted = list(argv)
-    for at, argument in enumerate(argv):
-        if argument == "--":
-            break
-        name, equals, value = argument.partition("=")
-        if not name.startswith("--") or name in _TOOLS_OPTIONS:
-            continue
-        # --output is an option of ours and an abbreviation of the tool's; their values tell which is meant.
-        if name == "--output" and (value if equals else "".join(argv[at + 1 : at + 2])) not in FORMATS:
-            continue
-        meant = [option for option in _TOOLS_OPTIONS if option.startswith(name)]
-        if len(meant) > 1:
-            parser.error(f"ambiguous option: {argument} could match {', '.join(meant)}")
-        if meant:
-            adapted[at] = meant[0] + equals + value
-    return adapted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -341,3 +341,13 @@ def test_nothing_is_imported_that_is_not_needed(mode: str, here: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=here, capture_output=True, text=True, check=True)
     expected = {"sev": "", "seves": "sealpod.measure.vmsa", "snp": "sealpod.measure.snp sealpod.measure.vmsa"}
     assert done.stdout.splitlines()[-1] == expected[mode]
+
+
+def test_listing_the_commands_imports_none_of_them() -> None:
+    code = (
+        "import sys; from sealpod.cli.main import dispatch\n"
+        "dispatch(['--help'])\n"
+        f"print('found', *sorted(set(sys.modules) & {{*{SLOW}}}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "found"
