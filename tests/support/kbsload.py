@@ -127,6 +127,7 @@ class Process:
     popen: subprocess.Popen[str]
     address: str
     log: list[str] = field(default_factory=list)
+    reader: threading.Thread | None = None
 
     @property
     def rss(self) -> int:
@@ -142,11 +143,17 @@ class Process:
 
     def kill(self) -> None:
         self.popen.kill()
-        self.popen.wait(timeout=30)
+        self._wait()
 
     def terminate(self) -> int:
         self.popen.send_signal(signal.SIGTERM)
-        return self.popen.wait(timeout=60)
+        return self._wait()
+
+    def _wait(self) -> int:
+        status = self.popen.wait(timeout=60)
+        if self.reader is not None:
+            self.reader.join(timeout=60)
+        return status
 
 
 def start(
@@ -177,7 +184,8 @@ def start(
         if line.startswith("listening on "):
             made = Process(popen, line.split()[-1], log)
             # Read on, or a full pipe would hold up the broker.
-            threading.Thread(target=_drain, args=(popen, log), daemon=True).start()
+            made.reader = threading.Thread(target=_drain, args=(popen, log), daemon=True)
+            made.reader.start()
             return made
     popen.wait(timeout=30)
     raise AssertionError(f"the broker did not start:\n{''.join(log)}")
