@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -27,7 +27,7 @@ from sealpod.platform.device.node import DeviceNode
 from sealpod.platform.device.platform import DevicePlatform
 from sealpod.platform.model import open_model
 from sealpod.platform.model.store import StateDirectory, rsa_key
-from sealpod.platform.port import Launch, PausedGuest, Platform
+from sealpod.platform.port import Launch, PausedGuest, Platform, QemuNeeds
 
 FLASH = build_image(FULL)
 HASHES_GPA = 0x10C00
@@ -62,10 +62,13 @@ class Guest(PausedGuest, Protocol):
 class FakeGuest:
     """A model's paused guest: RAM in a memfd, flash that ends at 4 GiB, vCPUs as QEMU shows them."""
 
-    def __init__(self, content: Content) -> None:
+    def __init__(self, content: Content, *, ram: int = RAM) -> None:
         self.ram_fd = os.memfd_create("ram", os.MFD_CLOEXEC)
-        os.truncate(self.ram_fd, RAM)
+        os.truncate(self.ram_fd, ram)
         self.content = content
+
+    def close(self) -> None:
+        os.close(self.ram_fd)
 
     async def qmp(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
         assert (command, arguments) == ("human-monitor-command", {"command-line": "info registers -a"})
@@ -111,7 +114,7 @@ class ModelDriver:
         try:
             yield guest
         finally:
-            os.close(guest.ram_fd)
+            guest.close()
 
 
 @dataclass
@@ -121,7 +124,6 @@ class DeviceDriver:
     version: tuple[int, int] = QEMU
     late: int = 0
     name: str = "device"
-    guests: list[ScriptedQemu] = field(default_factory=list)
 
     async def open(self, state_dir: str) -> Platform:
         store = StateDirectory(state_dir)
@@ -137,20 +139,26 @@ class DeviceDriver:
         chain.write_bytes(ours.pdh + ours.pek + ours.oca + chip.cek + chip.ask + chip.ark)
         return platform
 
+    def start(
+        self, needs: QemuNeeds, content: Content, *, ram: int = RAM, table_gpa: int = HASHES_GPA
+    ) -> ScriptedQemu:
+        """QEMU with this guest; LaunchError as QEMU's own failure."""
+        return ScriptedQemu(
+            self.machine,
+            needs,
+            content.flash,
+            content.hashes,
+            ram=ram,
+            table_gpa=table_gpa,
+            pages=content.vmsas,
+            version=self.version,
+            late=self.late,
+        )
+
     @asynccontextmanager
     async def guest(self, _platform: Platform, launch: Launch, content: Content) -> AsyncIterator[Guest]:
         try:
-            guest = ScriptedQemu(
-                self.machine,
-                launch.needs(self.version),
-                content.flash,
-                content.hashes,
-                ram=RAM,
-                table_gpa=HASHES_GPA,
-                pages=content.vmsas,
-                version=self.version,
-                late=self.late,
-            )
+            guest = self.start(launch.needs(self.version), content)
         except SealpodError as error:
             raise launch.explain(error) from error
         try:
