@@ -21,6 +21,12 @@ _HYPERVISORS: Final = {
     "TCGTCGTCGTCG": "QEMU, emulated",
 }
 _COMMAND_LINE: Final = "/proc/cmdline"
+# What KVM wants switched on before it offers either (kernel, arch/x86/kvm/svm/sev.c, sev_hardware_setup).
+_SEV_SWITCHES: Final = ("kvm_amd.sev", "kvm_amd.npt", "kvm_amd.nrips")
+_SWITCHES: Final = {
+    "sev": _SEV_SWITCHES,
+    "sev_es": (*_SEV_SWITCHES, "kvm_amd.sev_es", "kvm_amd.lbrv", "kvm.mmio_caching"),
+}
 _MODEL: Final = "or use the software model (--platform model), which protects nothing"
 
 CPUID: Final = "run on x86-64, as root with the module cpuid loaded or where mappings may be executable"
@@ -101,10 +107,8 @@ def parameter_off(host: HostProbe, parameter: str, lowest_sev_asid: int) -> str:
     """KVM's module is there and does not offer it."""
     for word in _command_line(host):
         name, _, value = word.partition("=")
-        if name == f"kvm_amd.{parameter}" and value.lower() in ("0", "n", "off"):
+        if name in _SWITCHES[parameter] and value.lower() in ("0", "n", "off"):
             return f"kernel: {word} on the command line switches it off; remove it and boot again"
-        if word in ("mem_encrypt=off", "nosme"):
-            return f"kernel: remove {word} from the command line and boot again"
     if parameter == "sev_es" and lowest_sev_asid <= 1:
         return "BIOS: SEV-ES ASID Space Limit leaves SEV-ES guests no number: set it above 1"
     return (
