@@ -27,6 +27,7 @@ MAX_RECORD_SIZE: Final = 1 << 20
 """Bytes that are read of a record; longer ones are refused where they are parsed."""
 STDIN: Final = "-"
 _SNP_HASH_SIZE: Final = 48
+_PIECE: Final = 1 << 20
 
 
 class Inputs:
@@ -35,7 +36,7 @@ class Inputs:
     def __init__(self, args: argparse.Namespace) -> None:
         """Looks at nothing yet.
 
-        :raise UsageError: standard input is named twice.
+        :raise UsageError: the firmware or standard input is named twice.
         """
         self._args = args
         self._firmware: Firmware | None = None
@@ -43,6 +44,8 @@ class Inputs:
         self.measured_vars: int | None = None
         """Bytes of the variables, once they were asked for."""
         names = (args.ovmf, args.ovmf_metadata, args.kernel, args.initrd, args.svsm)
+        if args.ovmf is not None and args.ovmf_metadata is not None:
+            raise UsageError("--ovmf and --ovmf-metadata exclude each other", code="measure.firmware")
         if names.count(STDIN) > 1:
             raise UsageError("standard input can be one file only", code="measure.stdin")
 
@@ -196,10 +199,15 @@ def _digest(option: str, text: str, size: int) -> bytes:
 def _read(path: str, limit: int, whole: bool = True) -> bytes:
     """A file's bytes; one byte more than ``limit`` tells a reader that it is too long."""
     with _open(path) as file:
-        data = file.read(limit + 1)
-    if whole and len(data) > limit:
+        # Asked for the limit at once, Python would take that much memory. A pipe has no size: piece by piece.
+        pieces = [file.read(min(os.fstat(file.fileno()).st_size, limit) + 1)]
+        taken = len(pieces[0])
+        while taken <= limit and (piece := file.read(min(limit + 1 - taken, _PIECE))):
+            pieces.append(piece)
+            taken += len(piece)
+    if whole and taken > limit:
         raise DecodeError(f"{path} has more than {limit} bytes", code="ovmf.size")
-    return data
+    return b"".join(pieces)
 
 
 @contextmanager

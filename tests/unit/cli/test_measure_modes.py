@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -193,6 +194,13 @@ def test_metadata_of_sev_needs_the_hash_too(here: Path, capsys: Captured) -> Non
     assert cli.dispatch([*arguments, "--ovmf-hash", Firmware.of(IMAGE).snp_hash().hex()]) == 0
 
 
+@pytest.mark.usefixtures("here")
+def test_a_firmware_and_its_metadata_exclude_each_other() -> None:
+    with pytest.raises(UsageError) as caught:
+        run("snp", "--vcpus", "1", "--ovmf-metadata", "ovmf")
+    assert caught.value.code == "measure.firmware"
+
+
 @contextmanager
 def stdin(data: bytes) -> Iterator[None]:
     """Standard input, as a process has it, with these bytes."""
@@ -307,6 +315,17 @@ def test_a_firmware_is_read_up_to_a_limit(here: Path) -> None:
     with pytest.raises(DecodeError) as caught:
         run("sev")
     assert caught.value.code == "ovmf.size"
+
+
+@pytest.mark.usefixtures("here")
+def test_memory_is_taken_for_what_is_there() -> None:
+    """Not for the limit."""
+    tracemalloc.start()
+    try:
+        assert run("snp", "--vcpus", "1-8") == 0
+        assert tracemalloc.get_traced_memory()[1] < 32 * len(IMAGE)
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_version(capsys: Captured) -> None:
