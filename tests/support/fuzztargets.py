@@ -65,7 +65,7 @@ def _certificate(data: bytes) -> None:
     _same(data, found.encode())
     describe(found)
     found.require_canonical()
-    verify_as_firmware(found, found)
+    verify_as_firmware(data, data)
 
 
 def _ca_certificate(data: bytes) -> None:

@@ -13,14 +13,20 @@ from sealpod.errors import FirmwareError
 from sealpod.sev.ca import CaCertificate
 from sealpod.sev.cert import Algorithm, Certificate, Signature, Usage, make, sign
 from sealpod.sev.firmwarerule import ISSUERS, verify_as_firmware
+from sealpod.sev.signature import sign_bytes
 from sealpod.sev.status import Status
 
 DSA = Algorithm.ECDSA_SHA256
 
 
+def verified(certificate: Certificate, issuer: Certificate | CaCertificate) -> None:
+    signer = issuer if isinstance(issuer, CaCertificate) else issuer.encode()
+    assert verify_as_firmware(certificate.encode(), signer) == certificate
+
+
 def status(certificate: Certificate, issuer: Certificate | CaCertificate) -> Status:
     with pytest.raises(FirmwareError) as caught:
-        verify_as_firmware(certificate, issuer)
+        verified(certificate, issuer)
     return Status(caught.value.status)
 
 
@@ -33,7 +39,7 @@ def test_a_good_chain(hierarchy: Any) -> None:
         (chain.pek, chain.cek),
         (chain.pdh, chain.pek),
     ):
-        verify_as_firmware(certificate, issuer)
+        verified(certificate, issuer)
 
 
 def test_a_real_chain(amd: Path) -> None:
@@ -43,7 +49,7 @@ def test_a_real_chain(amd: Path) -> None:
     )
     ask, _ = CaCertificate.decode((amd / "naples" / "ask.cert").read_bytes())
     for certificate, issuer in ((cek, ask), (oca, oca), (pek, oca), (pek, cek), (pdh, pek)):
-        verify_as_firmware(certificate, issuer)
+        verified(certificate, issuer)
 
 
 @pytest.mark.parametrize("slot", [0, 1])
@@ -94,5 +100,38 @@ def test_an_issuer_signs_only_what_is_below_it(hierarchy: Any) -> None:
     assert status(by_pdh, chain.pek) is Status.INVALID_CERTIFICATE
 
 
-def test_every_usage_but_the_empty_one_has_issuers() -> None:
-    assert set(ISSUERS) == set(Usage) - {Usage.INVALID}
+def test_a_signature_that_holds_does_not_make_a_certificate(hierarchy: Any) -> None:
+    """Steps 1 to 3 look at bytes; only then the version is."""
+    body = b"\2" + hierarchy.chain.pek.body[1:]
+    signed = body + b"".join(
+        Signature(Usage.OCA, DSA, sign_bytes(hierarchy.ec_keys["oca"], DSA, body)).encode() for _ in range(2)
+    )
+    with pytest.raises(FirmwareError, match="version 2") as caught:
+        verify_as_firmware(signed, hierarchy.chain.oca.encode())
+    assert caught.value.status == Status.INVALID_CERTIFICATE
+    forged = signed[:-400] + b"\1" + signed[-399:]
+    with pytest.raises(FirmwareError) as caught:
+        verify_as_firmware(forged, hierarchy.chain.oca.encode())
+    assert caught.value.status == Status.BAD_SIGNATURE
+
+
+@pytest.mark.parametrize("size", [0, 1044, 2083, 2085])
+def test_another_length(size: int, hierarchy: Any) -> None:
+    with pytest.raises(FirmwareError) as caught:
+        verify_as_firmware(bytes(size), hierarchy.chain.oca.encode())
+    assert caught.value.status == Status.INVALID_LENGTH
+
+
+def test_an_issuer_that_is_no_certificate(hierarchy: Any) -> None:
+    for issuer in (b"", bytes(2084)):
+        with pytest.raises(FirmwareError) as caught:
+            verify_as_firmware(hierarchy.chain.oca.encode(), issuer)
+        assert caught.value.status == Status.INVALID_CERTIFICATE
+
+
+def test_amds_own_usages_are_not_for_these_certificates(hierarchy: Any) -> None:
+    key = hierarchy.ec_keys["godh"]
+    for usage in (Usage.ARK, Usage.ASK):
+        made = sign(make(key.public_key(), usage, DSA), key, usage, DSA, 0)
+        assert status(made, made) is Status.INVALID_CERTIFICATE
+    assert set(ISSUERS) == {Usage.OCA, Usage.PEK, Usage.PDH, Usage.CEK}

@@ -7,21 +7,18 @@ The rules for an imported certificate are those of AMD's firmware, and so is the
 
 from __future__ import annotations
 
-import struct
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from sealpod.errors import DecodeError, VerificationError
 from sealpod.platform.model.firmware import BufferTooSmall, PlatformState
 from sealpod.platform.model.identity import Authority, Identity, KeyPair, endorse, make_identity, make_pdh
 from sealpod.sev import cert
-from sealpod.sev.signature import verify_bytes
+from sealpod.sev.firmwarerule import verify_as_firmware
 from sealpod.sev.status import Status
 
 if TYPE_CHECKING:
     from sealpod.platform.model.firmware import Firmware
 
-_SLOT: Final = struct.Struct("<II512s")
 _EMPTY: Final = cert.Signature()
 
 
@@ -72,32 +69,7 @@ def pdh_gen(firmware: Firmware) -> None:
 
 def _verified(data: bytes, issuer: bytes, usage: cert.Usage) -> cert.Certificate:
     """``data`` as a certificate of ``usage`` that the OCA ``issuer`` signed, by the firmware's rules."""
-    slots = [_SLOT.unpack_from(data, cert.BODY_SIZE + number * _SLOT.size) for number in (0, 1)]
-    for slot_usage, slot_algorithm, _ in slots:
-        if (slot_usage == _EMPTY.usage) != (slot_algorithm == _EMPTY.algorithm):
-            raise Status.BAD_SIGNATURE.error(f"a signature slot of the {usage.name} is half empty")
-    signer = _decode(issuer, cert.Usage.OCA)
-    wanted = (signer.usage, signer.algorithm)
-    raw = next(
-        (raw for slot_usage, slot_algorithm, raw in slots if (slot_usage, slot_algorithm) == wanted), None
-    )
-    if raw is None:
-        raise Status.INVALID_CERTIFICATE.error(f"the {usage.name} has no signature of the OCA")
-    try:
-        verify_bytes(signer.public_key(), signer.algorithm, data[: cert.BODY_SIZE], raw)
-    except DecodeError as error:
-        raise Status.INVALID_CERTIFICATE.error(error.message) from error
-    except VerificationError as error:
-        raise Status.BAD_SIGNATURE.error(f"the OCA's signature of the {usage.name}") from error
-    return _decode(data, usage)
-
-
-def _decode(data: bytes, usage: cert.Usage) -> cert.Certificate:
-    try:
-        certificate = cert.Certificate.decode(data)
-        certificate.public_key()
-    except DecodeError as error:
-        raise Status.INVALID_CERTIFICATE.error(error.message) from error
+    certificate = verify_as_firmware(data, issuer)
     if certificate.usage is not usage:
         raise Status.INVALID_CERTIFICATE.error(
             f"a certificate for {certificate.usage.name} in place of {usage.name}"
