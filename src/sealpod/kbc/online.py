@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hmac
 import os
 import re
 from collections.abc import Callable
@@ -125,9 +124,11 @@ class OnlineClient:
 
     def _check_binding(self, answered: bytes | None, asked: bytes) -> None:
         """The answer is to our request, as far as its broker can say so."""
+        from cryptography.hazmat.primitives.constant_time import bytes_eq
+
         if answered is None and UUID(self._client_id).version != BINDING_VERSION:
             return  # simple-kbs: the GUID has to do.
-        if answered is None or not hmac.compare_digest(answered, asked):
+        if answered is None or not bytes_eq(answered, asked):
             raise VerificationError(
                 "the key broker's answer is to another request",
                 code="kbc.binding",

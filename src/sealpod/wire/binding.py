@@ -15,7 +15,6 @@ entry when there is one.
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from collections.abc import Sequence
 from typing import Final
@@ -40,8 +39,14 @@ def request_digest(client_id: str, details: Sequence[Sequence[str]]) -> bytes:
 
     in the order and spelling in which they were sent; a field that was not sent is empty.
     """
-    texts = [client_id, *(text for one in details for text in one)]
-    return hashlib.sha256(b"".join((_CONTEXT, *(_sized(text.encode()) for text in texts)))).digest()
+    # The guest has it loaded; ``hashlib`` would load a second copy of the same library there.
+    from cryptography.hazmat.primitives import hashes
+
+    digest = hashes.Hash(hashes.SHA256())
+    digest.update(_CONTEXT)
+    for text in (client_id, *(text for one in details for text in one)):
+        digest.update(_sized(text.encode()))
+    return digest.finalize()
 
 
 def _sized(value: bytes) -> bytes:
