@@ -98,7 +98,8 @@ def c_bit(host: HostProbe) -> Answer:
 
 def guest_count(host: HostProbe) -> Answer:
     """How many guests can run at once."""
-    return Answer(True, str(_leaf(host, MEMORY_ENCRYPTION)[2]))
+    count = _leaf(host, MEMORY_ENCRYPTION)[2]
+    return Answer(True, str(count), "" if count else remedy.NO_ASIDS)
 
 
 def minimum_asid(host: HostProbe) -> Answer:

@@ -35,6 +35,7 @@ SME_OFF: Final = "BIOS: enable SMEE (Advanced, CBS, CPU common options), then sw
 NO_SEV: Final = (
     "BIOS: enable SMEE and SEV, and set SEV ASID Count above 0; or the processor is older than EPYC 7001"
 )
+NO_ASIDS: Final = "BIOS: set SEV ASID Count above 0; with none, no SEV guest can run"
 NO_ES: Final = (
     "SEV-ES needs an EPYC whose firmware offers it: update the BIOS; guests with policy bit 2 cannot be "
     "launched here, others can (`sealpod sev ok sev`)"

@@ -103,6 +103,8 @@ class QemuNeeds:
     confidential: bool = False
     """QEMU itself knows that the guest is confidential: the guest's RAM is private and locked in memory, and
     QEMU leaves the kernel it serves unmodified. Otherwise the RAM is a file that the driver maps too."""
+    hidden_registers: bool = False
+    """Nobody outside sees the registers of the running guest; what QEMU shows is old."""
 
 
 class PausedGuest(Protocol):

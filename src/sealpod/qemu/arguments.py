@@ -66,6 +66,8 @@ class MachineSpec:
     """More properties of ``-machine``, from the platform."""
     confidential: bool = False
     """QEMU launches the guest on an SEV firmware by itself."""
+    hidden_registers: bool = False
+    """What QEMU shows of the running guest's registers is old."""
     extra: tuple[str, ...] = ()
 
     @property

@@ -5,7 +5,8 @@ Three things can end the wait besides the agent: QEMU ends, the firmware halts, 
 OVMF halts in a dead loop when kernel, initrd or command line differ from the measured hashes; it says
 nothing on the console. It is recognised by its processor: an instruction pointer that stays within a few
 bytes of low memory, sample after sample, before the guest has printed a line. A running kernel lives in
-high memory, and its decompressor moves.
+high memory, and its decompressor moves. A guest whose registers are hidden (SEV-ES on silicon) cannot be
+told from one that works; there the wait ends with its time.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ async def _watch_processor(machine: Machine) -> None:
                 code="launch.accelerator",
                 remedy="use --accelerator tcg",
             )
-        if booted.is_set():
+        if booted.is_set() or machine.spec.hidden_registers:
             continue
         pointer = await machine.instruction_pointer()
         if pointer is None or pointer >= KERNEL_SPACE:

@@ -169,6 +169,7 @@ def _machine_spec(name: str, host: Host, spec: PodSpec, cmdline: str, needs: Qem
         vsock=spec.vsock,
         machine=needs.machine,
         confidential=needs.confidential,
+        hidden_registers=needs.hidden_registers,
         extra=needs.arguments,
     )
 

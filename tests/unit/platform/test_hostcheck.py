@@ -301,6 +301,15 @@ def test_a_switched_off_page_flush_passes() -> None:
     assert outcome(GOOD.without_bits(2), "Page flush MSR: DISABLED").state == "PASS"
 
 
+def test_no_room_for_guests_passes_with_advice() -> None:
+    found = outcome(
+        GOOD.with_leaf(0x8000001F, (0b111111, 51, 0, 0)),
+        "Number of encrypted guests supported simultaneously",
+    )
+    assert (found.state, found.message) == ("PASS", "0")
+    assert "SEV ASID Count" in found.remedy
+
+
 def test_little_lockable_memory_passes_with_advice() -> None:
     found = outcome(replace(GOOD, locks=(8 << 20, 8 << 20)), "Memlock resource limit")
     assert (found.state, found.message) == ("PASS", "Soft: 8388608 | Hard: 8388608")

@@ -42,7 +42,8 @@ def sev_guest(
         properties.append("kernel-hashes=on")
     if device != DEFAULT_DEVICE:
         properties.append(f"sev-device={_escape(device)}")
-    if PolicyFlag.ES in policy.flags and qemu >= _VM_TYPE_SINCE:
+    es = PolicyFlag.ES in policy.flags
+    if es and qemu >= _VM_TYPE_SINCE:
         # The other type starts vCPUs with another FPU, and the digest is no longer the one that is promised.
         properties.append("legacy-vm-type=on")
     return QemuNeeds(
@@ -50,6 +51,7 @@ def sev_guest(
         arguments=("-object", ",".join(properties)),
         accelerator=ACCELERATOR,
         confidential=True,
+        hidden_registers=es,
     )
 
 

@@ -97,6 +97,12 @@ def test_newer_qemus_are_told_the_vm_type_of_sev_es(policy: int, qemu: tuple[int
     assert " ".join(command_line(policy, qemu)).count("legacy-vm-type=on") == said
 
 
+def test_an_es_guests_registers_are_hidden() -> None:
+    for policy in (1, 5):
+        needs = sev_guest(Policy(policy), HOST, OLD, files=None, kernel_hashes=True)
+        assert needs.hidden_registers is bool(policy & 4)
+
+
 def test_what_is_not_there_is_not_said() -> None:
     needs = sev_guest(Policy(0), HOST, OLD, files=None, kernel_hashes=False, device="/dev/a,b")
     assert needs.arguments[1].endswith("policy=0,sev-device=/dev/a,,b")
