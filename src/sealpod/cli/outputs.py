@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files a command writes: each whole, with its permissions from the first byte, and all of them or none.
 
-Every file is written beside its target first (mode 0600), then all are moved into place with signals held
-back, and when one move fails the moves before it are undone. So there is no moment at which others can read a
-key, an error leaves the old files, and only a kill or a power cut between two moves can leave some new files
-beside old ones.
+Every file is written beside its target first (mode 0600), then all are moved into place, and when one move
+fails the moves before it are undone; signals wait until it is over. So there is no moment at which others can
+read a key, an error or Ctrl-C leaves the old files, and only SIGKILL or a power cut can leave something half
+done.
 
 A target that is no regular file (``/dev/stdout``, a pipe) is written to as it stands. A symbolic link is
 followed for public files; key material never follows one, it takes the link's place.
@@ -64,16 +64,19 @@ def write_outputs(files: Sequence[OutputFile], *, replace_keys: bool = True) -> 
         raise ConflictError("two outputs have the same file name", code="output.same")
     for target in targets:
         target.check()
-    placed: list[_Target] = []
+    regular = [target for target in targets if not target.direct]
     try:
-        for target in targets:
-            target.stage()
         with _signals_held_back():
-            for target in targets:
+            for target in regular:
+                target.stage()
+            for target in regular:
                 target.place()
-                placed.append(target)
+        # A pipe may block for as long as it likes, so that one can be interrupted.
+        for target in targets:
+            if target.direct:
+                target.write()
     except BaseException:
-        for target in reversed(placed):
+        for target in reversed(regular):
             target.undo()
         raise
     finally:
@@ -88,14 +91,15 @@ class _Target:
         self._file = file
         self._keep = keep
         self.path = os.path.abspath(file.path)
-        self._direct = _written_directly(self.path)
-        if not file.secret and not self._direct:
+        self.direct = _written_directly(self.path)
+        if not file.secret and not self.direct:
             self.path = os.path.realpath(self.path)
         self._new = ""
         self._old = ""
+        self._placed = False
 
     def check(self) -> None:
-        if self._direct:
+        if self.direct:
             return
         if self._keep and os.path.lexists(self.path):
             raise _exists(self._file.path)
@@ -103,8 +107,6 @@ class _Target:
             raise _failure(self._file.path, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
 
     def stage(self) -> None:
-        if self._direct:
-            return
         with _telling(self._file.path):
             fd, self._new = tempfile.mkstemp(prefix=f".{_name(self.path)}.", dir=os.path.dirname(self.path))
             with open(fd, "wb") as stream:
@@ -115,15 +117,17 @@ class _Target:
 
     def place(self) -> None:
         with _telling(self._file.path):
-            if self._direct:
-                with open(self.path, "wb") as stream:
-                    stream.write(self._file.content)
-            elif self._keep:
+            if self._keep:
                 self._place_as_new()
             else:
                 self._set_aside()
                 os.replace(self._new, self.path)
                 self._new = ""
+        self._placed = True
+
+    def write(self) -> None:
+        with _telling(self._file.path), open(self.path, "wb") as stream:
+            stream.write(self._file.content)
 
     def _place_as_new(self) -> None:
         # Unlike a rename, a link fails when somebody has made the file meanwhile.
@@ -147,13 +151,11 @@ class _Target:
         self._old = old
 
     def undo(self) -> None:
-        if self._direct:
-            return
         with suppress(OSError):
             if self._old:
+                # Does nothing when both are one file still: cleaning takes the second name away then.
                 os.replace(self._old, self.path)
-                self._old = ""
-            else:
+            elif self._placed:
                 os.unlink(self.path)
 
     def clean(self) -> None:

@@ -9,6 +9,7 @@ import signal
 import stat
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -156,6 +157,32 @@ def test_two_outputs_of_one_name_are_refused(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("links", [False, True])
+def test_a_failed_move_keeps_the_old_file_with_and_without_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def no_links(*args: str, **options: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    if not links:
+        monkeypatch.setattr(outputs.os, "link", no_links)
+    real = os.replace
+    calls: list[str] = []
+
+    def failing_once(source: str, destination: str) -> None:
+        calls.append(destination)
+        if len(calls) == 1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(source, destination)
+
+    (tmp_path / "cert").write_bytes(b"old")
+    monkeypatch.setattr(outputs.os, "replace", failing_once)
+    with pytest.raises(OperationError):
+        write_outputs([public(tmp_path / "cert")])
+    assert (tmp_path / "cert").read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["cert"]
+
+
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: bool) -> None:
     def no_links(*args: str, **options: object) -> None:
@@ -191,6 +218,25 @@ def test_a_pipe_is_written_to(tmp_path: Path) -> None:
     reader.join()
     assert got == [b"new"]
     assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_a_broken_pipe_undoes_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    (tmp_path / "a").write_bytes(b"old a")
+    real = open
+
+    def broken(path: object, *args: Any, **options: Any) -> Any:
+        if path == str(pipe):
+            assert (tmp_path / "a").read_bytes() == b"new"
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+        return real(path, *args, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(outputs, "open", broken, raising=False)
+    with pytest.raises(OperationError):
+        write_outputs([public(pipe), public(tmp_path / "a"), key(tmp_path / "tik")])
+    assert (tmp_path / "a").read_bytes() == b"old a"
+    assert sorted(os.listdir(tmp_path)) == ["a", "pipe"]
 
 
 def test_devices_stay_devices() -> None:
