@@ -95,11 +95,12 @@ def run(args: argparse.Namespace) -> int:
     """Ask the server for what the command line wants of the database."""
     from sealpod.kbs.server.admin.nouns import BY_NOUN
 
-    noun, verb = BY_NOUN.get(args.noun), args.verb
-    action = None if noun is None else _ACTIONS.get((args.noun, verb)) or _ACTIONS.get(("", verb))
+    name, verb = getattr(args, "noun", ""), args.verb
+    noun = BY_NOUN.get(name)
+    action = None if noun is None else _ACTIONS.get((name, verb)) or _ACTIONS.get(("", verb))
     if noun is None or action is None:
         raise errors.UsageError(
-            f"`{args.noun} {verb}` needs the database",
+            f"`{' '.join(word for word in (name, verb) if word)}` needs the database",
             code="admin.verb",
             remedy="Leave out --server, and give --database",
         )

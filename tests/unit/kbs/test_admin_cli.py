@@ -154,7 +154,8 @@ def test_a_wrong_token(far: Run, kbs: Run, broker: RunningBroker, tmp_path: Path
 
 
 def test_verbs_that_need_the_database(far: Run) -> None:
-    assert "needs the database" in far("policy", "withdraw", "x").stderr
+    assert "`policy withdraw` needs the database" in far("policy", "withdraw", "x").stderr
+    assert "`doctor` needs the database" in far("doctor").stderr
     assert far("connection", "delete", "x").returncode == 2
 
 
