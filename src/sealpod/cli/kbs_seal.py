@@ -19,8 +19,8 @@ _SEAL: Final = (
     "meanwhile; what somebody sets in between stays theirs."
 )
 _REWRAP: Final = (
-    "Wrap every record that is sealed under an older key-encryption key under the active one. To change keys: "
-    "put the new key before the old one in the key's file (or give it with --kek and the old one with "
+    "Wrap every record that is sealed under an older key-encryption key under the active one. To change "
+    "keys: put the new key before the old one in the key's file (or give it with --kek and the old one with "
     "--old-kek) for all replicas, run this until it finds nothing more, then take the old key away. The "
     "broker may serve meanwhile."
 )
@@ -29,7 +29,9 @@ _REWRAP: Final = (
 def add_commands(nouns: Nouns) -> None:
     """``seal``, ``rewrap``."""
     add_verb(nouns, "seal", "Seal records that an old tool wrote in plain", _seal).description = _SEAL
-    add_verb(nouns, "rewrap", "Bring all records under the active key-encryption key", _rewrap).description = _REWRAP
+    add_verb(
+        nouns, "rewrap", "Bring all records under the active key-encryption key", _rewrap
+    ).description = _REWRAP
 
 
 def _seal(args: argparse.Namespace) -> int:
@@ -57,6 +59,9 @@ def _rewrap(args: argparse.Namespace) -> int:
 def _tell(args: argparse.Namespace, verb: str, walked: Walked, left: Counter[str]) -> int:
     for noun, key, error in walked.failed:
         print(f"sealpod: {noun} {key!r}: {error.one_line()}", file=sys.stderr)
+    if walked.remains:
+        note = "what was in plain is still in unused pages of the file; stop the broker and seal once more"
+        print(f"sealpod: {note}", file=sys.stderr)
     value: dict[str, Any] = {verb: dict(walked.written), "failed": len(walked.failed), "left": dict(left)}
     done = ", ".join(f"{noun}s: {count}" for noun, count in sorted(walked.written.items())) or "nothing to do"
     rest = sum(left.values())

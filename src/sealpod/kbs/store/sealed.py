@@ -8,6 +8,7 @@ stays theirs, and a walk that was killed is simply walked again.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,10 +22,13 @@ from sealpod.kbs.core.sealing import ID_DIGITS, MARK, PREFIX, is_sealed, sealed_
 from sealpod.kbs.store import schema
 from sealpod.kbs.store.database import Database
 from sealpod.kbs.store.engine import reading, writing
+from sealpod.kbs.store.failures import translated
 from sealpod.secret import SecretBytes
 
 PAGE: Final = 200
 """Records read, and at most written, in one transaction: milliseconds of a lock."""
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +74,16 @@ class Survey:
 
 @dataclass(slots=True)
 class Walked:
-    """What a walk did: records written, left because somebody changed them meanwhile, and not possible."""
+    """What a walk did: records written, left because somebody changed them meanwhile, and not possible.
+
+    ``remains`` says that a SQLite file still holds former plain text in pages it does not use.
+    """
 
     written: Counter[str] = field(default_factory=Counter)
     overtaken: int = 0
     failed: list[tuple[str, str, SealpodError]] = field(default_factory=list)
     """Noun, id and why."""
+    remains: bool = False
 
 
 def survey(engine: Engine) -> Survey:
@@ -124,7 +132,22 @@ def seal_plain(db: Database) -> Walked:
             column.table.name, key, SecretBytes(text.encode("utf-8", "surrogatepass")), width=column.width
         )
 
-    return _walk(db.engine, seal)
+    walked = _walk(db.engine, seal)
+    if db.engine.dialect.name == "sqlite":
+        walked.remains = not _wipe(db.engine)
+    return walked
+
+
+def _wipe(engine: Engine) -> bool:
+    """Rewrite a SQLite file, so that neither its log nor its free pages hold what was there before."""
+    try:
+        with translated(), engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("VACUUM")
+            row = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").first()
+            return row is not None and row[0] == 0  # 1 says that a reader was in the way.
+    except SealpodError as error:
+        _logger.warning("what was in plain is still in unused pages of the file: %s", error.message)
+        return False
 
 
 def rewrap(db: Database) -> Walked:
