@@ -6,8 +6,11 @@ In the ordinary suite a short run, the same every time; `make fuzz` runs each fo
 
 from __future__ import annotations
 
+import base64
+import zlib
+
 import pytest
-from fuzzkit import Hang, Target, fuzz
+from fuzzkit import Hang, Target, fuzz, long_run
 
 from sealpod.errors import DecodeError, UsageError
 
@@ -80,6 +83,21 @@ def test_the_fuzzer_ends_a_hang(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fuzzkit.PROCESSOR_SECONDS", 0.05)
     with pytest.raises(Hang):
         fuzz(Target("planted", hang, [b"\1" * 16]), seconds=0)
+
+
+def test_a_long_run_prints_the_input_it_found() -> None:
+    def crash_on_two(data: bytes) -> None:
+        if data[1:2] != b"\1":
+            raise IndexError
+
+    planted = Target("planted", crash_on_two, [b"\1" * 16], (DecodeError, IndexError))
+    assert fuzz(planted, seconds=0.01) > 120
+    with pytest.raises(IndexError) as caught:
+        long_run(Target("planted", crash_on_two, [b"\1" * 16]), 60)
+    (note,) = caught.value.__notes__
+    data = zlib.decompress(base64.b64decode(note.rpartition(" ")[2]))
+    with pytest.raises(IndexError):
+        crash_on_two(data)
 
 
 def test_an_original_that_is_refused_is_no_original() -> None:
