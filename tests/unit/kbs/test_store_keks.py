@@ -167,18 +167,26 @@ class TestLive:
         now = [0.0]
         live = self.ring(key_file(tmp_path, B64[1]), now)
         ahead = KeyRing(SecretBytes(KEYS[2]), rng=os.urandom).seal(SecretBytes(b"x"), context=b"c")
-        now[0] += ASK_INTERVAL
         with pytest.raises(VerificationError) as caught:
             live.open(ahead, context=b"c")
         assert caught.value.code == "seal.key-missing"
         key_file(tmp_path, B64[2] + b"\n" + B64[1])
-        now[0] += 1.0
-        with pytest.raises(VerificationError):
-            live.open(
-                ahead, context=b"c"
-            )  # Asked a moment ago: a stranger's record must not cost a look each.
+        assert live.open(ahead, context=b"c") == SecretBytes(b"x")
+
+    def test_a_command_is_asked_now_and_then(self, tmp_path: Path) -> None:
+        now = [100.0]
+        keys, asked = tmp_path / "keys", tmp_path / "asked"
+        keys.write_bytes(B64[1])
+        live = self.ring(f"command:sh -c 'echo x >> {asked}; cat {keys}'", now)
+        ahead = KeyRing(SecretBytes(KEYS[2]), rng=os.urandom).seal(SecretBytes(b"x"), context=b"c")
+        for _ in range(5):
+            with pytest.raises(VerificationError):
+                live.open(ahead, context=b"c")
+        assert asked.read_text() == "x\nx\n"
+        keys.write_bytes(B64[2] + b"\n" + B64[1])
         now[0] += ASK_INTERVAL
         assert live.open(ahead, context=b"c") == SecretBytes(b"x")
+        assert asked.read_text() == "x\nx\nx\n"
 
     def test_a_source_that_fails_later(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         now = [0.0]

@@ -6,8 +6,8 @@ one key per line, each as base64 or hex, or is a file of exactly 32 bytes. The f
 seals; all others only open what was sealed before. ``none`` is the word for no key at all: secrets are then
 kept as simple-kbs keeps them.
 
-Keys may be added while the broker runs: a file that changed is read again, and a record under a key that is
-not known makes all sources be asked again.
+Keys may be added while the broker runs: a file that changed is read again, soon or when it is missed, and a
+record under a key that is not known makes all sources be asked again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ COMMAND_TIMEOUT: Final = 30.0
 LOOK_INTERVAL: Final = 5.0
 """Seconds between two looks at whether a key's file changed."""
 ASK_INTERVAL: Final = 10.0
-"""Seconds between two rounds of asking all sources because a key is not known."""
+"""Seconds between two rounds of asking unchanged sources because a key is not known: a stranger's record
+must not cost a command each time."""
 
 _logger = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ class LiveKeyRing:
         self._lock = threading.Lock()
         self._stamp = self._look()
         self._ring = load_ring(sources, rng=rng)
-        self._looked = self._asked = clock()
+        self._looked, self._asked = clock(), -ASK_INTERVAL
 
     def ring(self) -> KeyRing:
         """The keys as they are now."""
@@ -101,10 +102,10 @@ class LiveKeyRing:
 
     def _ask_again(self) -> bool:
         with self._lock:
-            now = self._clock()
-            if now - self._asked < ASK_INTERVAL:
+            stamp, now = self._look(), self._clock()
+            if stamp == self._stamp and now - self._asked < ASK_INTERVAL:
                 return False
-            self._asked = now
+            self._stamp, self._asked = stamp, now
             return self._load()
 
     def _load(self) -> bool:
