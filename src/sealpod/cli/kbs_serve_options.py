@@ -193,11 +193,13 @@ def server_config(args: argparse.Namespace, database: str | URL) -> ServerConfig
     from sealpod.kbs.core.limits import Limits
     from sealpod.kbs.server.config import ConnectionLimits, RateLimit, ServerConfig
     from sealpod.kbs.server.defaultpolicy import FILE_NAME
+    from sealpod.kbs.store.environment import max_connections
 
     return ServerConfig(
         listen=args.listen,
         database=database,
         keks=kek_sources(args),
+        pool=max_connections(os.environ),
         migrate=args.migrate,
         trust_arks=tuple(args.trust_arks),
         amd_roots=not args.no_amd_roots,

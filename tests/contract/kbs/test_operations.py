@@ -399,3 +399,34 @@ class TestRetention:
         assert purged.wait(30)
         with sqlite3.connect(path) as other:
             assert other.execute("SELECT count(*) FROM sealpod_launches").fetchone() == (0,)
+
+
+class TestReplicas:
+    """Brokers that share a database share launches."""
+
+    def test_another_broker_finishes_a_launch_once(self, start: Start, platform: Any) -> None:
+        first, second = start(), start()
+        with channel(first.address) as one, channel(second.address) as other:
+            launch = measured(one, platform)
+            assert launch.ask(other) == {}
+            for link in (one, other):
+                assert refusal(launch, link).startswith("Launch ID not found. UUID: ")
+
+    def test_a_launch_outlives_its_broker(self, start: Start, platform: Any) -> None:
+        broker = start()
+        with channel(broker.address) as link:
+            launch = measured(link, platform)
+        broker.stop()
+        with channel(start().address) as link:
+            assert launch.ask(link) == {}
+
+    def test_a_small_pool_of_connections_serves_all(self, start: Start, platform: Any) -> None:
+        broker = start(pool=2)
+        with ExitStack() as stack:
+            links = [stack.enter_context(channel(broker.address)) for _ in range(6)]
+            threads = [threading.Thread(target=measured, args=(link, platform)) for link in links]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(timeout=60)
+            assert "sealpod_kbs_launches_in_progress 6.0" in probe(broker, "/metrics").body.decode()

@@ -224,6 +224,17 @@ class TestAdmin:
         assert get(broker, good, TOKEN).status == 200
         assert get(broker, good).status == 401
 
+    def test_a_renewal_that_went_wrong_after_one_that_went_well(
+        self, api: Any, files: Files, authorities: dict[str, Authority]
+    ) -> None:
+        broker = api(clients=False, token=True)
+        files.renew("second")
+        broker.reload()
+        files.path("cert", b"garbage")
+        files.path("key", b"garbage")
+        assert shown_name(broker.admin_address, authorities["server"]) == "second"
+        assert get(broker, context(authorities["server"]), TOKEN).status == 200
+
     def test_renewals(
         self, api: Any, files: Files, authorities: dict[str, Authority], tmp_path: Path
     ) -> None:

@@ -110,6 +110,8 @@ class ServerConfig:
     limits: Limits = field(default_factory=Limits)
     keks: KekSources | None = None
     """Key-encryption keys; None takes the database's default."""
+    pool: int | None = None
+    """Connections to the database at most; None takes what the threads need."""
     migrate: bool = False
     """Whether a database that simple-kbs or an earlier version made is brought up to date at start."""
     tls: TlsFiles | None = None

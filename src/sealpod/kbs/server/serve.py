@@ -126,7 +126,7 @@ def serve(config: ServerConfig, *, auditor: Auditor | None = None) -> RunningBro
 
 def _open(config: ServerConfig) -> Database:
     # Each call holds a connection while it is decided; probes and the admin API come on top.
-    pool = THREADS + CHECK_THREADS
+    pool = min(THREADS + CHECK_THREADS, config.pool or THREADS + CHECK_THREADS)
     return open_database(config.database, keks=config.keks, pool_size=pool, migrate=config.migrate)
 
 

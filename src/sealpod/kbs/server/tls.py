@@ -8,8 +8,10 @@ listeners take what the files say at each new connection. TLS 1.2 is the least.
 
 from __future__ import annotations
 
+import os
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -68,14 +70,14 @@ class Credentials:
 
     def for_http(self) -> ssl.SSLContext:
         """A context that takes :meth:`identity` at each handshake."""
-        context = _context(self.identity(), self.files)
+        context = _context(self.identity())
         kept: dict[str, Any] = {"identity": self.identity(), "context": context}
 
         def renew(session: ssl.SSLObject, _name: str | None, _context_: ssl.SSLContext) -> None:
             # Called at every handshake, with or without a server name.
             identity = self.identity()
             if identity is not kept["identity"]:
-                kept.update(identity=identity, context=_context(identity, self.files))
+                kept.update(identity=identity, context=_context(identity))
             session.context = kept["context"]
 
         context.sni_callback = renew
@@ -133,13 +135,23 @@ def _configuration(identity: Identity) -> Any:
     )
 
 
-def _context(identity: Identity, files: TlsFiles) -> ssl.SSLContext:
+def _context(identity: Identity) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(list(ALPN))
-    # Python takes certificate and key as files only; they were read and found good just now.
-    context.load_cert_chain(files.certificate, files.key)
+    with _in_memory(identity.certificate + b"\n" + identity.key.reveal()) as path:
+        context.load_cert_chain(path)
     if identity.client_ca is not None:
         context.verify_mode = ssl.CERT_REQUIRED
         context.load_verify_locations(cadata=identity.client_ca.decode("ascii"))
     return context
+
+
+@contextmanager
+def _in_memory(data: bytes) -> Iterator[str]:
+    """A path to these bytes: Python takes certificate and key as files only, and what the operator's files
+    say may have changed since they were read and found good."""
+    descriptor = os.memfd_create("tls", os.MFD_CLOEXEC)
+    with open(descriptor, "wb", buffering=0) as file:
+        file.write(data)
+        yield f"/proc/self/fd/{descriptor}"
