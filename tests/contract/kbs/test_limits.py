@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import resource
 import socket
 import subprocess
@@ -23,9 +24,10 @@ from brokerkit import SERVICE, bundle, channel, request
 from sealpod.kbs.core.audit import Decision, Entry
 from sealpod.kbs.server import RunningBroker, ServerConfig, serve
 from sealpod.kbs.server.config import ConnectionLimits, RateLimit
+from sealpod.wire.pb import keybroker_pb2 as pb
 
 Start = Callable[..., RunningBroker]
-Slow = Callable[[str], "SlowClient"]
+Slow = Callable[..., "SlowClient"]
 
 
 @pytest.fixture
@@ -44,14 +46,16 @@ def start(platform: Any, tmp_path: Path) -> Iterator[Start]:
 class SlowClient:
     """An HTTP/2 client of one connection that begins calls and does not end them."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, window: int = 65535) -> None:
+        """``window`` is how much of an answer it takes."""
         host, _, port = address.rpartition(":")
         self.socket = socket.create_connection((host, int(port)), timeout=10)
         self._http = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
+        self._http.local_settings.initial_window_size = window
         self._http.initiate_connection()
         self.flush()
 
-    def begin(self, method: str = "GetBundle", data: bytes = b"") -> int:
+    def begin(self, method: str = "GetBundle", data: bytes = b"", *, whole: bool = False) -> int:
         """Headers of a call, and perhaps the beginning of its message; gives the stream."""
         stream = self._http.get_next_available_stream_id()
         path = SERVICE + method
@@ -59,7 +63,7 @@ class SlowClient:
         headers += [("content-type", "application/grpc"), ("te", "trailers")]
         self._http.send_headers(stream, headers)
         if data:
-            self._http.send_data(stream, data)
+            self._http.send_data(stream, data, end_stream=whole)
         self.flush()
         return int(stream)
 
@@ -83,11 +87,11 @@ class SlowClient:
 
 
 @pytest.fixture
-def slow() -> Iterator[Callable[[str], SlowClient]]:
+def slow() -> Iterator[Slow]:
     with ExitStack() as stack:
 
-        def made(address: str) -> SlowClient:
-            client = SlowClient(address)
+        def made(address: str, **options: Any) -> SlowClient:
+            client = SlowClient(address, **options)
             stack.callback(client.socket.close)
             return client
 
@@ -202,6 +206,24 @@ def test_calls_are_capped(start: Start, platform: Any, slow: Slow) -> None:
     assert client.status(streams[-1]) == "4"
     with channel(broker.address) as link:
         assert bundle(link, platform).LaunchId
+
+
+def test_answers_nobody_takes_hold_their_places(start: Start, platform: Any, slow: Slow) -> None:
+    broker = start(connections=ConnectionLimits(calls=2))
+    chain = base64.b64encode(platform.chain).decode()
+    message = pb.BundleRequest(CertificateChain=chain, Policy=3).SerializeToString()
+    client = slow(broker.address, window=0)
+    for _ in range(2):
+        client.begin(data=b"\0" + len(message).to_bytes(4, "big") + message, whole=True)
+    third = client.begin(data=b"\0\0\0\0\0", whole=True)
+    assert client.status(third) == "8"  # a status needs no window
+    client.socket.close()
+    with channel(broker.address) as link:
+        answered = None
+        while answered is None:  # the places are given back when the server notices
+            with suppress(grpc.RpcError):
+                answered = bundle(link, platform)
+    assert answered.LaunchId
 
 
 def test_a_peer_has_its_rate(start: Start, platform: Any) -> None:

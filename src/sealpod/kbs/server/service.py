@@ -17,6 +17,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import Executor
+from contextlib import ExitStack
 from contextvars import copy_context
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -75,6 +76,15 @@ class Service:
         """Return when no call is open: each has had its answer sent, or was turned away."""
         await self._idle.wait()
 
+    def _admit(self, context: Context, host: str) -> None:
+        """Hold a place until the call is over: an answer nobody takes is memory too.
+
+        :raise UnavailableError: there is none.
+        """
+        place = ExitStack()
+        place.enter_context(self._admission.admitted(host))
+        context.add_done_callback(lambda _context: place.close())
+
     def _opened(self, context: Context) -> None:
         self._open += 1
         self._idle.clear()
@@ -101,7 +111,8 @@ class Service:
             request = begin_request(_header(context, REQUEST_HEADER))
             caller = Caller(context.peer(), _identity(context), request)
             try:
-                with self._admission.admitted(peer_host(caller.peer)), self._metrics.timed(name):
+                self._admit(context, peer_host(caller.peer))
+                with self._metrics.timed(name):
                     raw = await self._read(context)
                     reply = await self._work(message, call, raw, caller)
             except _TurnedAway as turned:
