@@ -67,7 +67,7 @@ def test_the_installed_command(url: str) -> None:
         return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
 
     assert run("secret", "set", "k", "--from-file", "-", "--database", url, stdin=KEY).returncode == 0
-    assert run("secret", "list").stdout.splitlines()[1].split() == ["k", "32", "-"]
+    assert run("secret", "list").stdout.splitlines()[1].split() == ["k", "32", "-", "yes"]
     missing = run("secret", "show", "nope")
     assert (missing.returncode, missing.stdout) == (4, "")
     assert missing.stderr.startswith("sealpod: error: no secret 'nope'; ")
@@ -112,7 +112,7 @@ def test_an_owners_day(kbs: Run, tmp_path: Path) -> None:
     }
     assert json.loads(kbs("secret", "list", "-o", "json").stdout) == {
         "schemaVersion": 1,
-        "secrets": [{"id": "key_id1", "bytes": 32, "policy": "guest"}],
+        "secrets": [{"id": "key_id1", "bytes": 32, "policy": "guest", "sealed": True}],
     }
     assert json.loads(kbs("keyset", "show", "KEYSET-1", "-o", "json").stdout) == {
         "schemaVersion": 1,
@@ -153,8 +153,8 @@ def test_a_policy_that_allows_everything_is_pointed_out(kbs: Run) -> None:
     [
         (["secret", "show", "nope"], 4, "no secret 'nope'"),
         (["secret", "set", "k", "--from-file", "/nowhere"], 4, "no file '/nowhere'"),
-        (["secret", "set", "k", "--from-file", "-"], 2, "a secret has 1 to 768 bytes, this one 0"),
-        (["secret", "set", "k", "--from-file", "/dev/zero"], 2, "a secret has 1 to 768 bytes"),
+        (["secret", "set", "k", "--from-file", "-"], 2, "a secret has 1 to 676 bytes, this one 0"),
+        (["secret", "set", "k", "--from-file", "/dev/zero"], 2, "a secret has 1 to 676 bytes"),
         (["secret", "set", "k", "--from-file", "/"], 1, "cannot read '/'"),
         (["keyset", "set", "K", "--secret", "nope"], 4, "no secret 'nope'"),
         (["policy", "set", "p", "--digest", "xyz"], 2, "not a launch digest"),
