@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -13,12 +14,14 @@ import pytest
 
 from sealpod.errors import RefusedError, UnavailableError, VerificationError
 from sealpod.kbc.table import open_kbc
+from sealpod.kbs.core.audit import Decision
 from sealpod.kbs.core.evidence import Evidence
+from sealpod.kbs.core.limits import Limits
 from sealpod.kbs.core.policy import Rule
-from sealpod.kbs.core.records import Connection
+from sealpod.kbs.core.records import Change, Connection
 from sealpod.kbs.server.serve import RunningBroker, ServerConfig, serve
 from sealpod.kbs.store.broker import SqlBrokerStore
-from sealpod.kbs.store.engine import open_engine
+from sealpod.kbs.store.database import open_database
 from sealpod.kbs.store.policies import set_policy
 from sealpod.kbs.store.secrets import set_secret
 from sealpod.ocicrypt import keywrap
@@ -41,9 +44,11 @@ class Bench:
     def __init__(self, broker: RunningBroker, database: str) -> None:
         self.broker = broker
         self.client_id = uuid4()
-        self.engine = open_engine(database)
+        self.db = open_database(database)
         evidence = Evidence(3, 1, 40, 0, DIGEST, "a test")
-        SqlBrokerStore(self.engine).add_connections([Connection(self.client_id, CONNECTION_KEY, evidence)])
+        guest = Connection(self.client_id, CONNECTION_KEY, evidence)
+        change = Change(Decision("GetSecret"), connections=(guest,))
+        SqlBrokerStore(self.db).settle(change, now=time.time(), limits=Limits())
 
     def unwrap(
         self, kid: str, *, client_id: UUID | None = None, key: SecretBytes = CONNECTION_KEY
@@ -79,17 +84,17 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     with serve(ServerConfig("127.0.0.1:0", database)) as broker:
         bench = Bench(broker, database)
         yield bench
-        bench.engine.dispose()
+        bench.db.close()
 
 
 def test_a_key_is_released(bench: Bench) -> None:
-    set_secret(bench.engine, "key_id1", KEY, policy=None)
+    set_secret(bench.db, "key_id1", KEY, policy=None)
     assert bench.unwrap("key_id1") == private_options().encode()
 
 
 def test_a_policy_that_does_not_hold_is_a_refusal_with_upstreams_text(bench: Bench) -> None:
-    set_policy(bench.engine, "reference", Rule(allowed_digests=(OTHER_DIGEST,)))
-    set_secret(bench.engine, "key_id1", KEY, policy="reference")
+    set_policy(bench.db, "reference", Rule(allowed_digests=(OTHER_DIGEST,)))
+    set_secret(bench.db, "key_id1", KEY, policy="reference")
     with pytest.raises(RefusedError) as caught:
         bench.unwrap("key_id1")
     assert "Policy validation failed: fw digest not valid" in caught.value.message
@@ -98,7 +103,7 @@ def test_a_policy_that_does_not_hold_is_a_refusal_with_upstreams_text(bench: Ben
 
 
 def test_an_unknown_client_is_refused(bench: Bench) -> None:
-    set_secret(bench.engine, "key_id1", KEY, policy=None)
+    set_secret(bench.db, "key_id1", KEY, policy=None)
     with pytest.raises(RefusedError, match="Connection not found"):
         bench.unwrap("key_id1", client_id=uuid4())
 
@@ -109,7 +114,7 @@ def test_an_unknown_key_is_refused(bench: Bench) -> None:
 
 
 def test_another_connection_key_cannot_read_the_answer(bench: Bench) -> None:
-    set_secret(bench.engine, "key_id1", KEY, policy=None)
+    set_secret(bench.db, "key_id1", KEY, policy=None)
     with pytest.raises(VerificationError) as caught:
         bench.unwrap("key_id1", key=SecretBytes(bytes(32)))
     assert caught.value.code == "kbc.payload"
