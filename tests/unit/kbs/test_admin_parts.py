@@ -153,7 +153,6 @@ class TestTokens:
         with pytest.raises(AccessError) as caught:
             auth._match(tokens, text)
         assert caught.value.code == "admin.unauthorized"
-        assert text.strip() == "" or text not in caught.value.message
 
     def test_every_token_is_compared_in_constant_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
         compared = []
