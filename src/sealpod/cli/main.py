@@ -113,7 +113,7 @@ def _split(argv: list[str]) -> tuple[str, list[str]]:
 def _formatter() -> Formatter:
     """As wide as the terminal. argparse would ask by a module that takes long to import."""
     try:
-        columns = int(os.environ.get("COLUMNS") or os.get_terminal_size(1).columns)
+        columns = int(os.environ.get("COLUMNS") or 0) or os.get_terminal_size(1).columns or _COLUMNS
     except (ValueError, OSError):
         columns = _COLUMNS
 
