@@ -26,6 +26,7 @@ from sealpod.qemu.machine import Machine
 from sealpod.sandbox import boot, podvm, state
 from sealpod.sandbox.foretell import Node, foretell
 from sealpod.sandbox.podvm import PodRequest, PodVm, start_pod
+from sealpod.sandbox.runningpod import RunningPod
 from sealpod.sandbox.spec import GuestFiles
 from sealpod.sandbox.state import SandboxState, is_alive
 
@@ -126,10 +127,14 @@ async def booted(asked: PodRequest):  # type: ignore[no-untyped-def]
         await vm.stop()
 
 
-def test_a_plain_pod_answers_at_its_address(place: Path, netns: str) -> None:
+def test_a_plain_pod_answers_at_its_address(
+    place: Path, netns: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    odd = CONFIG + "default_memroy = 9\n"
+
     async def scenario() -> None:
         vm: PodVm
-        async with booted(request(place, CONFIG, netns)) as vm:
+        async with booted(request(place, odd, netns)) as vm:
             assert vm.describe()["platform"] == "none"
             assert vm.settings.image_reference("localhost:5000/a:b") == "localhost:5000/a:b"
             assert await asyncio.to_thread(answers, POD)
@@ -140,8 +145,13 @@ def test_a_plain_pod_answers_at_its_address(place: Path, netns: str) -> None:
             assert record["interfaces"] == [{"name": "eth0", "tap": "tap0_kata"}]
         await vm.stop()
         assert (await vm.wait()).code == "sandbox.stopped"
+        # The guest has switched itself off; nobody had to kill its machine.
+        assert isinstance(vm, RunningPod)
+        assert vm._machine.exit_code == 0
 
     asyncio.run(scenario())
+    # What the runtime does not know is said in its log.
+    assert "unknown key 'default_memroy' (did you mean default_memory?)" in caplog.text
 
 
 def test_a_measured_pod_without_a_broker(place: Path, netns: str) -> None:
