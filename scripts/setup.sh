@@ -12,8 +12,11 @@ mkdir -p .stamps
 say() { echo "setup: $*" >&2; }
 die() { say "$*"; exit 1; }
 
-# Program (or file) -> Debian package. crun, umoci, catatonit and containerd with its network plugins are for
-# tests on this machine; the guest brings its own crun and catatonit.
+# Debian keeps PostgreSQL's server below its version and out of PATH.
+postgres=$(compgen -G '/usr/lib/postgresql/*/bin/postgres' | tail -n 1 || true)
+
+# Program (or file) -> Debian package. crun, umoci, catatonit, the databases and containerd with its network
+# plugins are for tests on this machine; the guest brings its own crun and catatonit.
 programs=(
     qemu-system-x86_64:qemu-system-x86
     docker-registry:docker-registry
@@ -27,6 +30,9 @@ programs=(
     ip:iproute2
     iptables:iptables
     nsenter:util-linux
+    mariadbd:mariadb-server
+    mariadb:mariadb-client
+    "${postgres:-postgres}:postgresql"
     /usr/lib/cni/bridge:containernetworking-plugins
 )
 
