@@ -91,6 +91,7 @@ class Webhook:
                 return
             except (OSError, http.client.HTTPException) as error:
                 reason = type(error).__name__
+            # A broker that stops does not wait; what is left gets one more attempt each at most.
             if pause is None or self._stopping.wait(pause):
                 break
         self._lose(reason)

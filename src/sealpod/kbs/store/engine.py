@@ -190,8 +190,15 @@ def _lives(engine: Engine, connection: Any) -> bool:
 
 def _create_file(path: str) -> None:
     try:
-        # Made here because SQLite itself would make it with the process's umask.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        # Made here because SQLite itself would make it with the process's umask. One that is there is not
+        # opened: closing it again would drop the locks of this process's other connections to it (POSIX),
+        # and another process would then take itself for the only user.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        if not os.access(path, os.R_OK | os.W_OK):
+            raise AccessError(f"no permission for the database {path}", code="store.access") from None
+        if not os.path.isfile(path):
+            raise OperationError(f"the database {path} is not a file", code="store.failed") from None
     except FileNotFoundError:
         raise NotFoundError(
             f"the database's directory does not exist: {os.path.dirname(path) or '.'}",
