@@ -189,6 +189,13 @@ class Process:
             "Connections of the pool",
             lambda: database.connections_open(engine),
         )
+        webhook = self.webhook
+        if webhook is not None:
+            gauge(
+                "webhook_lost",
+                "Decisions that did not get through to the webhook; the database has them",
+                lambda: float(webhook.lost),
+            )
         for name, credentials in (("grpc", self.tls), ("admin", self._admin_tls)):
             if credentials is not None:
                 gauge(
