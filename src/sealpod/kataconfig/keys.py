@@ -75,6 +75,7 @@ _USED: Final = (
     ),
     _used(HYPERVISOR, "guest_pre_attestation_kbs_mode", "string", "online", RENAMED),
     _used(HYPERVISOR, "sev_guest_policy", "integer", 0),
+    _used(HYPERVISOR, "sev_cert_chain", "string", "/opt/sev/cert_chain.cert"),
     _used(HYPERVISOR, "kernel_params", "string", ""),
     _used(HYPERVISOR, "default_vcpus", "count", 1),
     _used(HYPERVISOR, "default_maxvcpus", "integer", 0),
@@ -111,8 +112,6 @@ _OTHERS: Final[tuple[tuple[str, Kind, Mapping[str, Value | None]], ...]] = (
             "guest_hook_path": "",
             "guest_memory_dump_path": "",
             "rootfs_type": "ext4",
-            # The platform is asked for its chain at each launch.
-            "sev_cert_chain": "/opt/sev/cert_chain.cert",
         },
     ),
     (

@@ -70,6 +70,8 @@ class Settings:
     """The file has CC-0.5.0's mode: online, the runtime tells the guest the broker's address."""
     policy: int
     """The SEV guest policy, 32 bits."""
+    cert_chain: str
+    """File with the certificate chain of the platform behind ``/dev/sev``; a software model needs none."""
     kernel_params: tuple[str, ...]
     """Words of the configuration and annotations, without those the runtime adds."""
     vcpus: int
@@ -172,6 +174,7 @@ def settings_of(document: Document) -> Settings:
         secret=_secret(reader),
         announce_kbs=reader.has(_KBS_MODE),
         policy=take("policy", int, "sev_guest_policy"),
+        cert_chain=take("cert_chain", str, "sev_cert_chain"),
         kernel_params=words,
         vcpus=max(take("vcpus", int, "default_vcpus") or 1, -1),
         max_vcpus=take("max_vcpus", int, "default_maxvcpus"),

@@ -20,8 +20,9 @@ from sealpod.errors import DecodeError, NotFoundError
 from sealpod.measure.components import Components
 from sealpod.measure.firmware import Firmware
 from sealpod.measure.hashes import HashesTable, cmdline_hash
-from sealpod.measure.launch import Vcpus, measure_sev, measure_seves
 from sealpod.measure.ovmf import Area
+from sealpod.measure.sevlaunch import measure_sev, measure_seves
+from sealpod.measure.vcpus import Vcpus
 from sealpod.sandbox.cmdline import GuestSettings, compose
 from sealpod.sandbox.network import from_guest
 from sealpod.sandbox.spec import PodSpec

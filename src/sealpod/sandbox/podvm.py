@@ -210,6 +210,7 @@ class _Starting:
             platform="auto" if settings.kata.confidential_guest else "none",
             platform_state=os.environ.get(PLATFORM_STATE, ""),
             qemu=settings.kata.path,
+            cert_chain=settings.kata.cert_chain,
         )
         host = await self.scope.enter_async_context(open_host(options, lambda note: _logger.info("%s", note)))
         if pid := getattr(host.platform, "pid", 0):
