@@ -232,7 +232,8 @@ def sandboxes(pods: PodLab) -> set[str]:
 
 
 def test_twenty_pods_come_and_go(pods: PodLab, cri: CriClient) -> None:
-    kinds = [("kata-qemu", "plain"), (CONFIDENTIAL, "encrypted"), ("kata", "plain"), ("offline", "encrypted")]
+    kinds = [("kata-qemu", "plain"), (CONFIDENTIAL, "encrypted"), ("kata", "named")]
+    kinds += [("offline", "encrypted"), ("es", "encrypted")]
 
     def cycle(number: int) -> None:
         handler, tag = kinds[number % len(kinds)]
