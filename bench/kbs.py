@@ -24,6 +24,8 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,6 +104,7 @@ class Load:
 class Measured:
     """Launches per second, median and 99th percentile in ms, processors used by brokers and by clients."""
 
+    launches: int
     rate: float
     middle: float
     late: float
@@ -186,7 +189,9 @@ def measure(
     latencies = sorted(one for load in loads for one in load.latencies)
     middle, late = statistics.median(latencies), latencies[int(len(latencies) * 0.99)]
     spent = sum(load.cpu for load in loads)
-    return Measured(len(latencies) / taken, middle * 1e3, late * 1e3, used / taken, spent / taken)
+    return Measured(
+        len(latencies), len(latencies) / taken, middle * 1e3, late * 1e3, used / taken, spent / taken
+    )
 
 
 def seed(url: str) -> None:
@@ -200,7 +205,10 @@ def seed(url: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--database", help="URL (default: a SQLite file of its own)")
+    parser.add_argument("--database", choices=("sqlite", "mariadb"), default="sqlite")
+    parser.add_argument(
+        "--launches", type=int, default=0, help="instead: so many launches, and the broker's memory meanwhile"
+    )
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--replicas", type=int, default=1)
@@ -212,8 +220,9 @@ def main() -> None:
     ours, others = cores[:1], cores[1:] or cores
     platform = kbsload.LoadPlatform(4096)
     floor = Floor(platform)
-    with tempfile.TemporaryDirectory(prefix="kbs-bench-") as directory:
-        url = arguments.database or f"sqlite:///{directory}/kbs.db"
+    with ExitStack() as stack:
+        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="kbs-bench-"))
+        url = stack.enter_context(database(arguments.database, Path(directory)))
         kek = Path(directory) / "kek"
         kek.write_text(os.urandom(32).hex())
         kek.chmod(0o600)
@@ -223,10 +232,52 @@ def main() -> None:
             options = () if cache == "on" else ("--chain-cache", "0")
             brokers = [kbsload.start(url, platform, *options, cores=ours) for _ in range(arguments.replicas)]
             try:
+                if arguments.launches:
+                    watch_memory(platform, brokers, arguments, cache, others)
+                    continue
                 report(platform, brokers, floor, arguments, cache, ours, others)
             finally:
                 for one in brokers:
                     one.terminate()
+
+
+class Durable(MariaDb):
+    """MariaDB whose commits are on disk when they return, as it is by default."""
+
+    def command(self) -> Sequence[str]:
+        return [
+            one.replace("flush-log-at-trx-commit=2", "flush-log-at-trx-commit=1") for one in super().command()
+        ]
+
+
+@contextmanager
+def database(kind: str, directory: Path) -> Iterator[str]:
+    """The URL of an empty database."""
+    if kind == "sqlite":
+        yield f"sqlite:///{directory}/kbs.db"
+        return
+    with running(Durable()) as server:
+        yield server_database(server, directory).text
+
+
+def watch_memory(
+    platform: kbsload.LoadPlatform,
+    brokers: list[kbsload.Process],
+    arguments: argparse.Namespace,
+    cache: str,
+    others: list[int],
+) -> None:
+    """The brokers' memory over many launches, in tenths."""
+    done, begin = 0, time.perf_counter()
+    for part in range(11):
+        print(
+            f"cache {cache}, {done} launches in {time.perf_counter() - begin:.0f} s: "
+            f"{sum(broker.rss for broker in brokers) / 2**20:.1f} MiB",
+            flush=True,
+        )
+        while part < 10 and done < arguments.launches * (part + 1) // 10:
+            one = measure(platform, brokers, arguments, others)
+            done += one.launches
 
 
 def report(
@@ -251,7 +302,8 @@ def report(
             f"cache {cache}, {len(brokers)} replica(s): {one.rate:.0f} launches/s, p50 {one.middle:.0f} ms, "
             f"p99 {one.late:.0f} ms; floor {whole:.0f}/s whole, {without:.0f}/s without the chain; "
             f"{one.rate / whole:.0%} of the whole, {one.rate / same:.0%} of the same operations; "
-            f"processor time of a launch {cpu:.1f} ms, floor {whole_cpu:.1f} whole, {without_cpu:.1f} without: "
+            f"processor time of a launch {cpu:.1f} ms, floor {whole_cpu:.1f} whole, {without_cpu:.1f} "
+            "without the chain: "
             f"{whole_cpu / cpu:.0%} of the whole, {same_cpu / cpu:.0%} of the same; "
             f"processors: brokers {one.used:.2f}, clients {one.spent:.2f}{busy}; "
             f"memory {sum(broker.rss for broker in brokers) >> 20} MiB",
