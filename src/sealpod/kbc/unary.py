@@ -59,6 +59,10 @@ def call(address: tuple[str, int], path: str, request: bytes, *, timeout: float)
 
     :raise UnavailableError: ``kbc.unreachable``: no connection, no gRPC, or no answer in time.
     """
+    # Before there is a connection: a broker gives one ten seconds to say something, which an emulated guest
+    # on a busy machine may need for this.
+    import h2.connection  # noqa: F401
+
     deadline = time.monotonic() + timeout
     with _connect(address, deadline) as connection:
         try:
