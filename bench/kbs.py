@@ -38,6 +38,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 import kbsload
+from databases import MariaDb, running, server_database
 
 from sealpod.kbs.store.database import open_database
 from sealpod.kbs.store.keks import KekSources
