@@ -160,13 +160,13 @@ def _delete(remote: Remote, noun: Noun, args: argparse.Namespace) -> int:
 
 
 def _test(remote: Remote, _noun: Noun, args: argparse.Namespace) -> int:
-    from sealpod.cli.kbs_admin_policy import print_trial, test_body
+    from sealpod.cli.kbs_admin_trial import print_trial, test_body
 
     return print_trial(args, remote.ask("POST", "/v1/policy-test", test_body(args)))
 
 
 def _suggest(remote: Remote, noun: Noun, args: argparse.Namespace) -> int:
-    from sealpod.cli.kbs_admin_policy import suggest_and_keep
+    from sealpod.cli.kbs_admin_suggest import suggest_and_keep
     from sealpod.kbs.server.admin.objects import rule_object
 
     return suggest_and_keep(

@@ -8,7 +8,8 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from sealpod.cli.kbs_admin_policy import add_policy_verbs
+from sealpod.cli.kbs_admin_suggest import add_suggest
+from sealpod.cli.kbs_admin_trial import add_test
 from sealpod.cli.kbs_common import (
     Nouns,
     add_noun,
@@ -42,7 +43,8 @@ def add_commands(nouns: Nouns) -> None:
     ender.add_argument("name", metavar="NAME", help="its name, or the number of one without a name")
     deleter = add_verb(verbs, "delete", "Delete a policy nothing refers to", _delete)
     deleter.add_argument("name", metavar="NAME", help="its name, or the number of one without a name")
-    add_policy_verbs(verbs)
+    add_test(verbs)
+    add_suggest(verbs)
 
 
 def _add_rule_options(parser: argparse.ArgumentParser) -> None:

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``sealpod kbs policy test`` and ``policy suggest``: what a launch would get, which policy fits guests."""
+"""``sealpod kbs policy suggest``: the policy that allows just the guests it is given."""
 
 from __future__ import annotations
 
 import argparse
 import shlex
 import sys
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from sealpod.cli.kbs_common import Nouns, add_verb, open_database, print_object
-from sealpod.errors import AccessError, DecodeError, NotFoundError, OperationError, RefusedError, UsageError
+from sealpod.errors import AccessError, DecodeError, NotFoundError, OperationError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,51 +23,10 @@ DEFAULT_VCPU: Final = "EPYC"
 """QEMU's plain model of the first chips that could."""
 
 
-def add_policy_verbs(verbs: Nouns) -> None:
-    """``test`` and ``suggest``."""
-    _add_test(add_verb(verbs, "test", "Say what a launch would get, and why not; releases nothing", _test))
-    _add_suggest(
-        add_verb(
-            verbs, "suggest", "Make the policy that allows just these guests; prints it, or sets it", _suggest
-        )
-    )
-
-
-def _add_test(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = "Exit status: 0 all of it would be released; 3 not."
-    parser.add_argument("--digest", metavar="DIGEST", help="the launch digest, base64 or hex")
-    parser.add_argument(
-        "--measurement", metavar="FILE", help="instead: a record of `sealpod measure -o json`; - is stdin"
-    )
-    parser.add_argument("--sev-policy", metavar="N", default="3", help="SEV policy word (default: 3)")
-    parser.add_argument("--api", metavar="MAJOR.MINOR", required=True, help="firmware API version")
-    parser.add_argument("--build", metavar="N", type=int, required=True, help="firmware build")
-    parser.add_argument("--default-policy", metavar="FILE", help="the broker's default_policy.json")
-    parser.add_argument("--resources", metavar="DIRECTORY", help="the broker's resources")
-    for kind, what in (
-        ("key", "a secret"),
-        ("bundle", "a keyset"),
-        ("report", "a report by this key"),
-        ("resource", "a resource of this type"),
-    ):
-        parser.add_argument(
-            f"--{kind}",
-            dest="requests",
-            metavar="ID",
-            action="append",
-            type=lambda text, kind=kind: (kind, text),  # type: ignore[misc]
-            help=f"ask for {what}; may be repeated",
-        )
-    parser.add_argument(
-        "--connection",
-        dest="requests",
-        action="append_const",
-        const=("connection", ""),
-        help="ask for a connection",
-    )
-
-
-def _add_suggest(parser: argparse.ArgumentParser) -> None:
+def add_suggest(verbs: Nouns) -> None:
+    """``suggest``."""
+    text = "Make the policy that allows just these guests; prints it, or sets it"
+    parser = add_verb(verbs, "suggest", text, _suggest)
     parser.epilog = (
         "Guests are given as measurements (of `sealpod measure -o json`), as digests, as files, or as the "
         "pods of a node's Kata configuration; with --kata-config, --ovmf, --kernel and --initrd name copies "
@@ -139,80 +98,6 @@ def _add_suggest(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def test_body(args: argparse.Namespace) -> dict[str, Any]:
-    """What ``POST /v1/policy-test`` takes. :raise UsageError: no digest, or two."""
-    from sealpod.kbs.server.admin.suggestion import guests_of_record
-    from sealpod.sev.policy import Policy
-
-    if (args.digest is None) == (args.measurement is None):
-        raise UsageError("give --digest or --measurement", code="policy.no-guest")
-    digest = args.digest
-    if digest is None:
-        guests = guests_of_record(_read(args.measurement))
-        if len(guests) != 1:
-            raise UsageError(f"the measurement has {len(guests)} digests", code="policy.no-guest")
-        digest = guests[0].digest.hex()
-    return {
-        "digest": digest,
-        "policy": Policy.parse(args.sev_policy).value,
-        "api": args.api,
-        "build": args.build,
-        "requests": [{"type": kind, "id": name} for kind, name in args.requests or ()],
-    }
-
-
-def _test(args: argparse.Namespace) -> int:
-    from sealpod.kbs.core.policy import ALLOW_ALL
-    from sealpod.kbs.server.admin.service import Admin
-    from sealpod.kbs.server.defaultpolicy import read_rule
-    from sealpod.kbs.store.files import DirectoryFiles
-
-    body = test_body(args)
-    rule = ALLOW_ALL if args.default_policy is None else read_rule(args.default_policy)
-    files = None if args.resources is None else DirectoryFiles(args.resources, limit=1 << 20)
-    with open_database(args) as db:
-        result = Admin(db, lambda: rule, files=files).test(body)
-    return print_trial(args, result)
-
-
-def print_trial(args: argparse.Namespace, result: dict[str, Any]) -> int:
-    """The result of a trial; its exit status."""
-    if args.output == "json":
-        print_object(args, result)
-    else:
-        _print_text(result)
-    return 0 if result["granted"] else RefusedError.exit_status
-
-
-def _print_text(result: dict[str, Any]) -> None:
-    print("granted" if result["granted"] else "refused")
-    if result["error"]:
-        print(f"  {_reason(result['error'])}")
-    _print_policy("the broker's default policy", result["default"], "")
-    for one in result["requests"]:
-        print(f"{one['secret']}: {'granted' if one['granted'] else 'refused'}")
-        if one["error"]:
-            print(f"  {_reason(one['error'])}")
-        for policy in one["policies"]:
-            _print_policy(f"policy {policy['policy']}", policy, "  ")
-        if not one["policies"] and not one["error"]:
-            print("  no policy: any launch on a trusted platform may have it")
-    if result["tableBytes"] > result["tableLimit"]:
-        print(f"launch secret too large: {result['tableBytes']} bytes, a guest has {result['tableLimit']}")
-
-
-def _print_policy(name: str, policy: dict[str, Any], indent: str) -> None:
-    print(f"{indent}{name}: {'agrees' if policy['agrees'] else 'refuses'}")
-    for rule in policy["rules"]:
-        if not rule["holds"]:
-            allowed = ", ".join(str(value) for value in rule["allowed"])
-            print(f"{indent}  {rule['rule']}: the launch has {rule['actual']}, allowed: {allowed}")
-
-
-def _reason(error: dict[str, Any]) -> str:
-    return f"{error['message']} [{error['code']}]"
-
-
 def _suggest(args: argparse.Namespace) -> int:
     def keep(name: str, rule: Rule) -> None:
         from sealpod.kbs.store.policies import set_policy
@@ -248,7 +133,7 @@ def suggestion(args: argparse.Namespace) -> Suggestion:
     from sealpod.sev.policy import Policy
 
     words = [Policy.parse(text).value for text in args.policies]
-    guests = [guest for path in args.measurements for guest in guests_of_record(_read(path))]
+    guests = [guest for path in args.measurements for guest in guests_of_record(read_input(path))]
     guests += [Guest(b64decode(objects.digest(text))) for text in args.digests]
     guests += _measured(args, words) if args.kata_config is None else _pods(args)
     rule = {"minApi": args.min_api, "buildIds": args.builds}
@@ -265,7 +150,7 @@ def _measured(args: argparse.Namespace, words: list[int]) -> list[Guest]:
     paths = _paths(args)
     if paths is None:
         return []
-    firmware, kernel, initrd = (None if path is None else _read(path, limit=None) for path in paths)
+    firmware, kernel, initrd = (None if path is None else read_input(path, limit=None) for path in paths)
     files = GuestFiles(firmware or b"", kernel, initrd, args.append)
     es = {PolicyFlag.ES in Policy.from_int(word).flags for word in words} or {False}
     vcpus = Vcpus(counts=vcpu_range(args.vcpus or "1"), signature=named(args.vcpu_type))
@@ -297,7 +182,7 @@ def _pods(args: argparse.Namespace) -> Sequence[Guest]:
 
 def _text(path: str) -> str:
     try:
-        return _read(path).decode()
+        return read_input(path).decode()
     except UnicodeDecodeError:
         raise DecodeError(f"{path} is not UTF-8", code="config.syntax") from None
 
@@ -337,7 +222,8 @@ def _bytes(builds: list[int]) -> list[int]:
     return builds
 
 
-def _read(path: str, limit: int | None = MAX_RECORD) -> bytes:
+def read_input(path: str, limit: int | None = MAX_RECORD) -> bytes:
+    """A file's bytes, or standard input's for ``-``. :raise SealpodError: it cannot be read."""
     try:
         if path == "-":
             return sys.stdin.buffer.read(-1 if limit is None else limit + 1)
