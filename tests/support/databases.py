@@ -97,24 +97,23 @@ class Server:
     # --- what does not ---
 
     def run(self, *argv: str, stdin: bytes | None = None) -> bytes:
-        """A program as the server's user; its output."""
+        """A program; its output."""
         done = subprocess.run(
-            argv,
-            input=stdin,
-            capture_output=True,
-            check=False,
-            cwd="/",
-            env=self.environment(),
-            **self.identity(),
+            argv, input=stdin, capture_output=True, check=False, cwd="/", env=self.environment()
         )
         if done.returncode:
             raise RuntimeError(f"{argv[0]}: {done.stderr.decode(errors='replace')[-2000:]}")
         return done.stdout
 
-    def identity(self) -> dict[str, Any]:
+    def as_account(self, *argv: str) -> list[str]:
+        """The command, as the unprivileged account when this is root.
+
+        By a program that changes users rather than by ``subprocess``: that would fork, and run what gRPC,
+        which is in this process too, does in forked children.
+        """
         if os.geteuid() != 0:
-            return {}
-        return {"user": self.account, "group": self.account, "extra_groups": []}
+            return list(argv)
+        return ["setpriv", f"--reuid={self.account}", f"--regid={self.account}", "--clear-groups", *argv]
 
     def environment(self) -> dict[str, str]:
         return {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C.UTF-8", "HOME": "/"}
@@ -123,13 +122,12 @@ class Server:
         # The server's own words go to a file: a pipe that nobody reads would stop it.
         with open(self.directory / "log", "ab") as log:
             self.process = subprocess.Popen(
-                self.command(),
+                self.as_account(*self.command()),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 cwd="/",
                 env=self.environment(),
-                **self.identity(),
             )
         deadline = time.monotonic() + START
         while not self._answers():
@@ -255,7 +253,10 @@ class MariaDb(Server):
         )
 
     def client(self) -> list[str]:
-        return ["--no-defaults", f"--user={USER}", f"--password={PASSWORD}", f"--socket={self.socket}"]
+        return ["--no-defaults", f"--user={USER}", f"--socket={self.socket}"]
+
+    def environment(self) -> dict[str, str]:
+        return {**super().environment(), "MYSQL_PWD": PASSWORD}
 
     def run_sql(self, database: str, *statements: str) -> None:
         text = "".join(f"{statement};\n" for statement in statements).encode()
@@ -276,7 +277,7 @@ class PostgreSql(Server):
         super().__init__("postgresql", "postgres")
 
     def prepare(self) -> None:
-        self.run(
+        command = [
             str(self.bin / "initdb"),
             f"--pgdata={self.directory / 'data'}",
             "--username=postgres",
@@ -285,7 +286,8 @@ class PostgreSql(Server):
             "--encoding=UTF8",
             "--locale=C.UTF-8",
             "--no-sync",
-        )
+        ]
+        self.run(*self.as_account(*command))
 
     def command(self) -> Sequence[str]:
         options = {
