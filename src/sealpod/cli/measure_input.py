@@ -57,15 +57,16 @@ class Inputs:
 
     def _read_firmware(self) -> Firmware:
         args = self._args
-        # Mode snp:ovmf-hash takes the option too, and pays no heed to it.
-        taken = args.snp_ovmf_hash and args.mode == SNP
-        known = _digest("--snp-ovmf-hash", args.snp_ovmf_hash, _SNP_HASH_SIZE) if taken else None
         if args.ovmf_metadata is None:
-            return Firmware.of(_read(args.ovmf, MAX_FIRMWARE_SIZE), known)
+            image = _read(args.ovmf, MAX_FIRMWARE_SIZE)
+            # Whether it is an image comes before whether the hash is one, as the tool has it.
+            firmware = Firmware.of(image)
+            known = self._snp_hash()
+            return firmware if known is None else Firmware(firmware.ovmf, image, known)
         from sealpod.measure.document import metadata
 
         ovmf, recorded = metadata(read_text(args.ovmf_metadata))
-        found = known or recorded
+        found = self._snp_hash() or recorded
         if found is None:
             raise UsageError(
                 "the metadata has no SEV-SNP hash of the firmware",
@@ -73,6 +74,11 @@ class Inputs:
                 remedy="write it with --mode snp:ovmf-hash -o json, or give --snp-ovmf-hash",
             )
         return Firmware.known(ovmf, found)
+
+    def _snp_hash(self) -> bytes | None:
+        """The hash that was given. Mode snp:ovmf-hash takes the option too, and pays no heed to it."""
+        given = self._args.snp_ovmf_hash
+        return _digest("--snp-ovmf-hash", given, _SNP_HASH_SIZE) if given and self._args.mode == SNP else None
 
     def table(self) -> Callable[[], HashesTable] | None:
         """The hashes table, calculated when it is asked for; None when no kernel is measured."""
