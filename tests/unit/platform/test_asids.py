@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sealpod.errors import FirmwareError
+from sealpod.errors import AccessError, FirmwareError
 from sealpod.platform.model.asids import AsidTable
 from sealpod.platform.model.guests import MAX_ASID, MIN_SEV_ASID
 from sealpod.sev.status import Status
@@ -80,5 +80,5 @@ def test_the_file_is_private_and_no_link_is_followed(tmp_path: Path) -> None:
     assert os.stat(tmp_path / "asids").st_mode & 0o777 == 0o600
     (tmp_path / "asids").unlink()
     (tmp_path / "asids").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OSError, match="symbolic"):
+    with pytest.raises(AccessError, match="symbolic"):
         AsidTable(str(tmp_path))

@@ -9,28 +9,31 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
 import tempfile
 from typing import Final
 
+from sealpod.errors import OperationError
+
 _PREFIX: Final = "sealpod-launch-"
+_ATTEMPTS: Final = 10
 
 
 class LaunchFiles:
     """The two files, until :meth:`close`."""
 
     def __init__(self, godh: bytes, session: bytes) -> None:
-        self.directory = tempfile.mkdtemp(prefix=_PREFIX)
-        self._fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        """:raise OperationError: the directory for temporary files does not take them."""
+        self.directory, self._fd = _locked_directory()
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.godh = self._write("godh.b64", godh)
             self.session = self._write("session_file.b64", session)
-        except BaseException:
+        except OSError as error:
             self.close()
-            raise
+            raise _unwritable(error) from error
 
     def close(self) -> None:
         """Remove them. Idempotent."""
@@ -45,6 +48,32 @@ class LaunchFiles:
         with open(fd, "wb") as target:
             target.write(base64.b64encode(data))
         return path
+
+
+def _locked_directory() -> tuple[str, int]:
+    """A new directory and the descriptor that holds it."""
+    for _ in range(_ATTEMPTS):
+        try:
+            path = tempfile.mkdtemp(prefix=_PREFIX)
+        except OSError as error:
+            raise _unwritable(error) from error
+        # Before it is locked, another process may take it for one that was left.
+        with contextlib.suppress(FileNotFoundError):
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(fd).st_nlink:
+                    return path, fd
+            os.close(fd)
+    raise _unwritable(FileNotFoundError(errno.ENOENT, "it vanishes as soon as it is made"))
+
+
+def _unwritable(error: OSError) -> OperationError:
+    return OperationError(
+        f"cannot write the owner's files for QEMU in {tempfile.gettempdir()}: {error.strerror}",
+        code="platform.launch-files",
+        remedy="make room there, or name another directory with TMPDIR",
+    )
 
 
 def remove_stale() -> None:

@@ -14,6 +14,7 @@ import os
 import struct
 from typing import Final
 
+from sealpod.errors import AccessError
 from sealpod.platform.model.guests import MAX_ASID, MIN_SEV_ASID
 from sealpod.sev.status import Status
 
@@ -28,8 +29,17 @@ class AsidTable:
     """The ids of the platform in ``state_dir``, which exists. Close it when the platform is closed."""
 
     def __init__(self, state_dir: str) -> None:
+        """:raise AccessError: the file is not what this user may lock."""
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._fd = os.open(os.path.join(state_dir, FILE), flags, 0o600)
+        path = os.path.join(state_dir, FILE)
+        try:
+            self._fd = os.open(path, flags, 0o600)
+        except OSError as error:
+            raise AccessError(
+                f"cannot open {path}: {error.strerror}",
+                code="platform.state-access",
+                remedy="give the state directory to the user who runs sealpod",
+            ) from error
         self._ours: set[int] = set()
 
     def take(self, *, es: bool) -> int:

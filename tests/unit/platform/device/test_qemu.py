@@ -12,6 +12,7 @@ import shutil
 import socket
 import stat
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +240,31 @@ def test_what_a_killed_process_left_is_removed() -> None:
     assert os.path.exists(files.directory)
     remove_stale()
     assert not os.path.exists(files.directory)
+
+
+def test_a_directory_taken_for_one_that_was_left_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    make = tempfile.mkdtemp
+
+    def taken(**words: str) -> str:
+        made.append(make(**words))
+        if len(made) == 1:
+            os.rmdir(made[0])
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "mkdtemp", taken)
+    files = LaunchFiles(b"g", b"s")
+    assert len(made) == 2
+    assert files.directory == made[1]
+    files.close()
+
+
+def test_a_place_that_takes_no_files_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    with pytest.raises(OperationError) as caught:
+        LaunchFiles(b"g", b"s")
+    assert caught.value.code == "platform.launch-files"
+    assert str(tmp_path) in caught.value.message
 
 
 def leaf(eax: int = 0b1010, ebx: int = 51 | 5 << 6, ecx: int = 509, edx: int = 100) -> cpuid.Cpuid:
