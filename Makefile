@@ -36,6 +36,8 @@ bench: setup ## starts, calls and pods against floors measured in the same run (
 	$(BIN)/python bench/ttrpc.py
 	$(BIN)/python bench/measure.py
 	$(BIN)/python bench/pods.py
+	$(BIN)/python bench/kbs.py
+	$(BIN)/python bench/kbs.py --database mariadb
 
 protos: setup ## regenerate the protobuf modules
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=src --pyi_out=src proto/sealpod/wire/pb/*.proto
