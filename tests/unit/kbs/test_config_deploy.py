@@ -7,6 +7,8 @@ import argparse
 import configparser
 import re
 import shlex
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -78,6 +80,20 @@ class TestCompose:
         assert self.SERVER["depends_on"]["db"]["condition"] == "service_healthy"
         assert "healthcheck" in self.COMPOSE["services"]["db"]
         assert (DEPLOY / self.SERVER["build"]["context"] / self.SERVER["build"]["dockerfile"]).exists()
+
+    def test_compose_takes_it(self) -> None:
+        if tool("docker", "compose", "version").returncode:
+            pytest.skip("docker has no compose")
+        done = tool("docker", "compose", "--file", str(DEPLOY / "docker-compose.yml"), "config", "--quiet")
+        assert done.returncode == 0, done.stderr
+
+
+def tool(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a program, or skip where it is not installed."""
+    path = shutil.which(name)
+    if path is None:
+        pytest.skip(f"{name} is not installed")
+    return subprocess.run([path, *arguments], capture_output=True, text=True, timeout=60, check=False)
 
 
 class TestDockerfile:
@@ -165,6 +181,14 @@ class TestSystemd:
         assert service["ProtectSystem"] == "strict"
         assert service["NoNewPrivileges"] == "yes"
 
+    def test_systemd_takes_it(self, tmp_path: Path) -> None:
+        text = (DEPLOY / "sealpod-kbs.service").read_text()
+        path = tmp_path / "sealpod-kbs.service"
+        path.write_text(text.replace("/usr/local/bin/sealpod", "/bin/true"))
+        done = tool("systemd-analyze", "verify", "--man=no", str(path))
+        assert done.returncode == 0
+        assert path.name not in done.stderr  # what it says of other units is not ours
+
 
 class TestKubernetes:
     OBJECTS: ClassVar = {path.stem: load(path) for path in BASE.glob("*.yaml")}
@@ -181,6 +205,19 @@ class TestKubernetes:
         for one in resources:
             assert (place / one).exists()
         assert {path.name for path in place.glob("*.yaml")} - {"kustomization.yaml"} <= set(resources)
+
+    @pytest.mark.parametrize("name", ["base", "tls"])
+    def test_kustomize_takes_it(self, name: str) -> None:
+        done = tool("kubectl", "kustomize", str(DEPLOY / "kubernetes" / name))
+        assert done.returncode == 0, done.stderr
+        objects = {one["kind"]: one for one in yaml.safe_load_all(done.stdout)}
+        assert set(objects) == {one["kind"] for one in self.OBJECTS.values()} - {"Kustomization"}
+        assert {one["metadata"].get("namespace", "sealpod-kbs") for one in objects.values()} == {
+            "sealpod-kbs"
+        }
+        pod = objects["Deployment"]["spec"]["template"]["spec"]
+        served(pod["containers"][0]["args"])
+        assert pod["containers"][0]["image"] == "sealpod-kbs:0.1.0"
 
     def test_ports_probes_and_options_agree(self) -> None:
         args = self.args()

@@ -8,6 +8,7 @@ request, and how many there may be.
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import ssl
 from typing import Any, Final
@@ -125,24 +126,31 @@ class WebListener:
 
 def _bind(host: str, port: int) -> socket.socket:
     try:
-        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, _, _, _, address = found[0]
-        made = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            made.bind(address)
-            made.listen(MAX_CONNECTIONS)
-        except BaseException:
-            made.close()
-            raise
+        return _listening(host.strip("[]"), port)
     except OSError as error:
+        if host == "[::]" and error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+            # Any address, on a machine without IPv6; gRPC takes it so too.
+            return _bind("0.0.0.0", port)  # noqa: S104 - as the operator asked
         raise UnavailableError(
             f"cannot listen on {host}:{port}",
             code="kbs.listen",
             remedy="Check that the address is this machine's and the port is free",
         ) from error
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, _, _, _, address = found[0]
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        made.bind(address)
+        made.listen(MAX_CONNECTIONS)
+    except BaseException:
+        made.close()
+        raise
     made.setblocking(False)
     return made
 
