@@ -88,6 +88,12 @@ class TestProbes:
         assert "server" not in found.headers
         assert probe(broker, "/v1/secrets").status == 404
 
+    def test_any_address_is_both_families(self, start: Start) -> None:
+        broker = start(ops_listen="[::]:0")
+        assert broker.ops_address is not None
+        port = broker.ops_address.rpartition(":")[2]
+        assert request(f"127.0.0.1:{port}", "GET", "/healthz").status == 200
+
     def test_not_ready_without_the_database(
         self, start: Start, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
