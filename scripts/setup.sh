@@ -32,6 +32,7 @@ programs=(
     nsenter:util-linux
     mariadbd:mariadb-server
     mariadb:mariadb-client
+    faketime:faketime
     "${postgres:-postgres}:postgresql"
     /usr/lib/cni/bridge:containernetworking-plugins
 )

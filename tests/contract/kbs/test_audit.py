@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import http.server
 import json
-import os
 import queue
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -19,6 +17,7 @@ from uuid import uuid4
 import pytest
 from databases import TestDatabase
 
+from sealpod.cli import main
 from sealpod.errors import UsageError, VerificationError
 from sealpod.kbs.core.audit import GENESIS, Decision, Entry, chain, verify_entries
 from sealpod.kbs.core.limits import Limits
@@ -242,28 +241,35 @@ class TestChain:
                     verify_entries(damaged, head)
 
 
-def sealpod(database: TestDatabase, *arguments: str, status: int = 0) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "sealpod.cli.main", "kbs", "audit", *arguments],
-        capture_output=True,
-        check=False,
-        text=True,
-        env={**os.environ, **database.environment},
-    )
-    assert done.returncode == status, done.stderr
-    return done.stdout if status == 0 else done.stderr
+@pytest.fixture
+def sealpod(
+    database: TestDatabase, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Any:
+    """`sealpod kbs audit`, in this process; its output, or what it says when it must fail."""
+    for name, value in database.environment.items():
+        monkeypatch.setenv(name, value)
+
+    def run(*arguments: str, status: int = 0) -> str:
+        monkeypatch.setattr(sys, "argv", ["sealpod", "kbs", "audit", *arguments])
+        capsys.readouterr()
+        found = main.main()
+        shown = capsys.readouterr()
+        assert found == status, shown.err
+        return shown.out if status == 0 else shown.err
+
+    return run
 
 
 class TestCommands:
-    def test_an_auditors_day(self, host: Any, database: TestDatabase, db: Database, owner: Any) -> None:
+    def test_an_auditors_day(self, host: Any, sealpod: Any, db: Database) -> None:
         launched = host.launch()
         host.client.secret(BUNDLE, **launched.claim)
         host.client.refusal(host.client.secret, BUNDLE, **launched.claim)
         head = read_head(db.engine)
-        assert sealpod(database, "verify") == f"{head.number} records are whole; head {head.hash}\n"
-        verified = json.loads(sealpod(database, "verify", "--expect-head", head.hash, "-o", "json"))
+        assert sealpod("verify") == f"{head.number} records are whole; head {head.hash}\n"
+        verified = json.loads(sealpod("verify", "--expect-head", head.hash, "-o", "json"))
         assert verified == {"schemaVersion": 1, "whole": True, "records": head.number, "head": head.hash}
-        listed = sealpod(database, "list", "--holding", launched.launch_id)
+        listed = sealpod("list", "--holding", launched.launch_id)
         assert [line.split()[3] for line in listed.splitlines()] == [
             "OUTCOME",
             "granted",
@@ -271,17 +277,15 @@ class TestCommands:
             "refused",
         ]
         refused = json.loads(
-            sealpod(
-                database, "list", "--outcome", "refused", "--call", "GetSecret", "--limit", "1", "-o", "json"
-            )
+            sealpod("list", "--outcome", "refused", "--call", "GetSecret", "--limit", "1", "-o", "json")
         )
         (record,) = refused["records"]
         assert record["record"]["code"] == "launch.unknown"
         assert record["number"] == head.number
-        shown = sealpod(database, "show", str(head.number))
+        shown = sealpod("show", str(head.number))
         assert f"hash: {head.hash}" in shown
         assert "code: launch.unknown" in shown
-        lines = sealpod(database, "export", "--after", str(head.number - 3)).splitlines()
+        lines = sealpod("export", "--after", str(head.number - 3)).splitlines()
         assert [json.loads(line)["number"] for line in lines] == list(range(head.number - 2, head.number + 1))
         # Who has the export checks the chain without us.
         previous = next(read_entries(db.engine, after=head.number - 4)).hash
@@ -289,18 +293,18 @@ class TestCommands:
             (entry,) = chain([line["text"]], number=line["number"] - 1, previous=previous)
             assert entry.hash == line["hash"]
             previous = entry.hash
-        assert "audit.unknown" in sealpod(database, "show", "999999999", status=4)
-        assert "audit.hash" in sealpod(database, "verify", "--expect-head", "x", status=2)
-        assert "audit.truncated" in sealpod(database, "verify", "--expect-head", "a" * 64, status=3)
+        assert "audit.unknown" in sealpod("show", "999999999", status=4)
+        assert "audit.hash" in sealpod("verify", "--expect-head", "x", status=2)
+        assert "audit.truncated" in sealpod("verify", "--expect-head", "a" * 64, status=3)
 
     def test_a_failed_rule_is_shown_with_both_values(
-        self, host: Any, database: TestDatabase, db: Database, owner: Any
+        self, host: Any, sealpod: Any, db: Database, owner: Any
     ) -> None:
         owner(
             "REPLACE INTO policy VALUES (50,'[]','[]',0,99,'[]',NULL,NULL,1)", "UPDATE secrets SET polid=50"
         )
         host.client.refusal(host.client.secret, BUNDLE, **host.launch().claim)
-        shown = sealpod(database, "show", str(read_head(db.engine).number))
+        shown = sealpod("show", str(read_head(db.engine).number))
         assert "rule: api-minor of policy 50\nallowed: 99\nactual: 24\n" in shown
 
 

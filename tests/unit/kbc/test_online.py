@@ -16,6 +16,7 @@ from sealpod.kbc.unary import Answer, Status
 from sealpod.ocicrypt import keywrap
 from sealpod.ocicrypt.options import PrivateOptions
 from sealpod.secret import SecretBytes
+from sealpod.wire.binding import BINDING_NAME, request_digest
 from sealpod.wire.pb import keybroker_pb2
 
 ADDRESS = ("broker", 44444)
@@ -161,6 +162,52 @@ def test_the_upstream_payload_vector() -> None:
     )
     guard = "2cf13667-ea72-4013-9dd6-155e89c5a28f"
     assert client._open(response.SerializeToString(), guard, bytes(32)).reveal() == b"test secret"
+
+
+def bound(client_id: str, *, entry: bytes | None) -> SecretBytes:
+    """What a guest of this client id makes of an answer with this binding."""
+
+    def transport(_address: object, _path: str, request: bytes) -> Answer:
+        guard = keybroker_pb2.OnlineSecretRequest.FromString(request).SecretRequests[0].Guid
+        entries = [(guard.encode(), KEY)] + ([] if entry is None else [(BINDING_NAME.encode(), entry)])
+        plain = struct.pack("<Q", len(entries)) + b"".join(
+            struct.pack("<Q", len(part)) + part for pair in entries for part in pair
+        )
+        sealed = AESGCM(CONNECTION_KEY).encrypt(bytes(12), plain, None)
+        response = keybroker_pb2.OnlineSecretResponse(
+            Payload=base64.b64encode(sealed).decode(), IV=base64.b64encode(bytes(12)).decode()
+        )
+        return Answer(OK, response.SerializeToString())
+
+    client = OnlineClient(ADDRESS, client_id, SecretBytes(CONNECTION_KEY), rng=bytes, transport=transport)
+    return client.get_secret("key", "key_id1")
+
+
+BINDS = "2cf13667-ea72-8013-9dd6-155e89c5a28f"
+GUARD = "00000000-0000-4000-8000-000000000000"
+
+
+@pytest.mark.parametrize("client_id", [CLIENT_ID, BINDS])
+def test_an_answer_bound_to_its_request(client_id: str) -> None:
+    asked = request_digest(client_id, [(GUARD, "binary", "key", "key_id1", "", "")])
+    assert bound(client_id, entry=asked).reveal() == KEY
+
+
+@pytest.mark.parametrize("client_id", [CLIENT_ID, BINDS])
+def test_an_answer_bound_to_another_request(client_id: str) -> None:
+    other = request_digest(client_id, [(GUARD, "binary", "key", "key_id2", "", "")])
+    for entry in (other, b"", bytes(32)):
+        with pytest.raises(VerificationError) as caught:
+            bound(client_id, entry=entry)
+        assert caught.value.code == "kbc.binding"
+
+
+def test_an_answer_without_the_binding_that_was_announced() -> None:
+    """A broker that binds says so in the client id, which came with the launch secret: no way back."""
+    with pytest.raises(VerificationError) as caught:
+        bound(BINDS, entry=None)
+    assert caught.value.code == "kbc.binding"
+    assert bound(CLIENT_ID, entry=None).reveal() == KEY
 
 
 @pytest.mark.parametrize(
