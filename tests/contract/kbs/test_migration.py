@@ -20,7 +20,7 @@ from alembic.script import ScriptDirectory
 from databases import UPSTREAM_TABLES, TestDatabase
 from sqlalchemy import inspect
 
-from sealpod.errors import ConflictError, SealpodError, VerificationError
+from sealpod.errors import ConflictError, NotFoundError, SealpodError, VerificationError
 from sealpod.kbs.core.audit import Decision
 from sealpod.kbs.core.limits import Limits
 from sealpod.kbs.core.policy import Rule
@@ -283,6 +283,25 @@ def test_up_changes_nothing_that_was_there(upstream: TestDatabase) -> None:
         connection = store.find_connection(UUID(CLIENT))
         assert connection is not None
         assert connection.evidence.policy == 2**32 - 2
+
+
+def test_ids_of_an_adopted_database_are_exactly_themselves(upstream: TestDatabase) -> None:
+    """simple-kbs' tables on MySQL take ids that differ by case for the same; nobody gets another's secret."""
+    with opened(upstream, migrate=True) as db:
+        store = SqlBrokerStore(db)
+        for name in ("KEY_ID1", "key_id1 ", "Key_Id1"):
+            assert store.find_secret(name) is None
+            with pytest.raises(NotFoundError):
+                secrets.delete_secret(db, name)
+        if upstream.kind == "mariadb":
+            with pytest.raises(ConflictError) as caught:
+                secrets.set_secret(db, "KEY_ID1", SecretBytes(b"k"), policy=None)
+            assert caught.value.code == "store.same-id"
+        else:
+            secrets.set_secret(db, "KEY_ID1", SecretBytes(b"k"), policy=None)
+        found = store.find_secret("key_id1")
+        assert found is not None
+        assert found.value == SecretBytes(KEY_B64.encode())
 
 
 def test_down_gives_back_what_was_there(upstream: TestDatabase) -> None:

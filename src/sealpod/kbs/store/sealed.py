@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import Engine, Table, and_, case, func, select, update
+from sqlalchemy import Engine, Table, bindparam, case, func, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from sealpod.errors import OperationError, SealpodError, UsageError, VerificationError
@@ -225,13 +225,18 @@ def _walk_table(engine: Engine, one: SealedColumn, change: Change, walked: Walke
 
 def _swap(engine: Engine, one: SealedColumn, swaps: list[tuple[Any, str, str]], walked: Walked) -> None:
     identity, value = _identity(one.table), one.table.c[one.value]
-    dialect = engine.dialect.name
+    # Built once for all rows: building a statement costs more than running it.
+    unchanged = exactly(value, bindparam("before", type_=value.type), engine.dialect.name)
+    statement = (
+        update(one.table)
+        .where(identity == bindparam("number"), unchanged)
+        .values({one.value: bindparam("becomes")})
+    )
     with writing(engine) as connection:
         counts = [
             connection.execute(
-                update(one.table)
-                .where(and_(identity == number, exactly(value, _stored(one, before), dialect)))
-                .values({one.value: _stored(one, becomes)})
+                statement,
+                {"number": number, "before": _stored(one, before), "becomes": _stored(one, becomes)},
             ).rowcount
             for number, before, becomes in swaps
         ]
