@@ -4,8 +4,12 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -188,6 +192,44 @@ def test_files_that_cannot_be_used(
         start(tls=files.tls(clients=True))
     assert caught.value.code == code
     assert "PRIVATE" not in str(caught.value)
+
+
+def test_the_command(files: Files, authorities: dict[str, Authority], platform: Any, tmp_path: Path) -> None:
+    """All of it by options, in a process of its own; SIGHUP and SIGTERM."""
+    options = ["--listen", "127.0.0.1:0", "--database", f"sqlite:///{tmp_path / 'kbs.db'}"]
+    options += ["--trust-ark", platform.fingerprint, "--ops-listen", "127.0.0.1:0"]
+    options += ["--admin-listen", "127.0.0.1:0"]
+    options += ["--admin-token-file", private(tmp_path / "tokens", f"ops {TOKEN}\n".encode())]
+    for prefix in ("--tls", "--admin-tls"):
+        options += [f"{prefix}-cert", files.path("cert"), f"{prefix}-key", files.path("key")]
+    options += ["--tls-client-ca", files.path("ca")]
+    words = [sys.executable, "-m", "sealpod.cli.main", "kbs", "serve", *options]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr is not None
+        said = ""
+        for line in running.stderr:
+            said += line
+            if line.startswith("listening on "):
+                break
+        found = dict(re.findall(r"^(listening|admin API|probes and metrics) on (\S+)$", said, re.MULTILINE))
+        server = authorities["server"]
+        with channel(found["listening"], server.pem, authorities["clients"].issue("node")) as link:
+            assert bundle(link, platform).LaunchId
+        assert request(found["probes and metrics"], "GET", "/readyz").status == 200
+        assert (
+            request(found["admin API"], "GET", "/v1/launches", token=TOKEN, context=context(server)).status
+            == 200
+        )
+        files.renew("second")
+        running.send_signal(signal.SIGHUP)
+        assert shown_name(found["admin API"], server) == "second"
+        running.send_signal(signal.SIGTERM)
+        rest = running.communicate(timeout=30)[1]
+    assert running.returncode == 0
+    assert "(TLS)" in said
+    assert 'identity="node"' in rest
+    assert TOKEN not in said + rest
+    assert "PRIVATE KEY" not in said + rest
 
 
 class TestAdmin:
