@@ -6,6 +6,8 @@ from __future__ import annotations
 import base64
 import os
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -187,6 +189,20 @@ class TestLive:
         now[0] += ASK_INTERVAL
         assert live.open(ahead, context=b"c") == SecretBytes(b"x")
         assert asked.read_text() == "x\nx\nx\n"
+
+    def test_many_that_miss_a_key_at_once(self, tmp_path: Path) -> None:
+        """All of them get it, whoever reads the file."""
+        live = self.ring(key_file(tmp_path, B64[1]), [0.0])
+        ahead = KeyRing(SecretBytes(KEYS[2]), rng=os.urandom).seal(SecretBytes(b"x"), context=b"c")
+        key_file(tmp_path, B64[2] + b"\n" + B64[1])
+        barrier = threading.Barrier(8)
+
+        def read(_: int) -> SecretBytes:
+            barrier.wait(timeout=10)
+            return live.open(ahead, context=b"c")
+
+        with ThreadPoolExecutor(8) as pool:
+            assert all(one == SecretBytes(b"x") for one in pool.map(read, range(8)))
 
     def test_a_source_that_fails_later(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         now = [0.0]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import binascii
 import logging
+import math
 import os
 import shlex
 import subprocess
@@ -24,8 +25,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from sealpod.errors import AccessError, NotFoundError, OperationError, SealpodError, UsageError
-from sealpod.errors import VerificationError as _VerificationError
+from sealpod.errors import (
+    AccessError,
+    NotFoundError,
+    OperationError,
+    SealpodError,
+    UsageError,
+    VerificationError,
+)
 from sealpod.kbs.core.sealing import KEY_SIZE, KeyRing
 from sealpod.secret import SecretBytes
 
@@ -73,48 +80,60 @@ class LiveKeyRing:
         self._sources = sources
         self._rng = rng
         self._clock = clock
-        self._lock = threading.Lock()
+        # Held while sources are read: a command may take its time, and who has its key does not wait for it.
+        self._reading = threading.Lock()
         self._stamp = self._look()
         self._ring = load_ring(sources, rng=rng)
-        self._looked, self._asked = clock(), -ASK_INTERVAL
+        self._failed = False
+        self._looked, self._asked = clock(), -math.inf
 
     def ring(self) -> KeyRing:
         """The keys as they are now."""
-        with self._lock:
-            now = self._clock()
-            if now - self._looked >= LOOK_INTERVAL:
-                self._looked = now
-                stamp = self._look()
-                if stamp != self._stamp and self._load():
-                    self._stamp = stamp
-            return self._ring
+        if self._clock() - self._looked >= LOOK_INTERVAL and self._reading.acquire(blocking=False):
+            try:
+                self._looked = self._clock()
+                if self._stamp_changed() or self._failed:
+                    self._load()
+            finally:
+                self._reading.release()
+        return self._ring
 
     def seal(self, plaintext: SecretBytes, *, context: bytes) -> bytes:
         return self.ring().seal(plaintext, context=context)
 
     def open(self, sealed: bytes, *, context: bytes) -> SecretBytes:
+        ring = self.ring()
         try:
-            return self.ring().open(sealed, context=context)
-        except _VerificationError as error:
-            if error.code != "seal.key-missing" or not self._ask_again():
+            return ring.open(sealed, context=context)
+        except VerificationError as error:
+            newer = self._newer_than(ring) if error.code == "seal.key-missing" else None
+            if newer is None:
                 raise
-        return self.ring().open(sealed, context=context)
+        return newer.open(sealed, context=context)
 
-    def _ask_again(self) -> bool:
-        with self._lock:
-            stamp, now = self._look(), self._clock()
-            if stamp == self._stamp and now - self._asked < ASK_INTERVAL:
-                return False
-            self._stamp, self._asked = stamp, now
-            return self._load()
+    def _newer_than(self, ring: KeyRing) -> KeyRing | None:
+        with self._reading:
+            if self._ring is not ring:
+                return self._ring  # Somebody missed a key at the same time.
+            now = self._clock()
+            if not self._stamp_changed() and now - self._asked < ASK_INTERVAL:
+                return None
+            self._asked = now
+            return self._ring if self._load() else None
+
+    def _stamp_changed(self) -> bool:
+        before, self._stamp = self._stamp, self._look()
+        return before != self._stamp
 
     def _load(self) -> bool:
         try:
             self._ring = load_ring(self._sources, rng=self._rng)
         except SealpodError as error:
-            # What was loaded before still opens everything it did; the broker goes on.
+            # What was loaded before still opens everything it did; the next look tries again.
+            self._failed = True
             _logger.warning("key-encryption keys not read again: %s", error.one_line())
             return False
+        self._failed = False
         return True
 
     def _look(self) -> tuple[object, ...]:
