@@ -7,10 +7,19 @@ import argparse
 import contextlib
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from sealpod.cli.sev_common import note, on_platform, read_file
-from sealpod.errors import DecodeError, NotFoundError, VerificationError
+from sealpod.cli.sev_common import (
+    ASKING_IDENTIFIER,
+    ASKING_STATUS,
+    EXPORTING,
+    failure,
+    note,
+    on_platform,
+    read_file,
+    step,
+)
+from sealpod.errors import DecodeError, NotFoundError
 
 if TYPE_CHECKING:
     from sealpod.platform.kds import KeyDistributionService
@@ -18,6 +27,9 @@ if TYPE_CHECKING:
     from sealpod.sev.authority import Authority
     from sealpod.sev.cert import Certificate
     from sealpod.sev.chainfile import PlatformChain
+
+EXPORT_FILE: Final = "cert_chain.cert"
+"""The chain buffer of PDH_CERT_EXPORT, by sev-tool's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +63,10 @@ def export_platform(args: argparse.Namespace) -> Exported:
     async def collect(platform: Platform) -> Exported:
         return Exported(
             platform.kind,
-            await platform.pdh_cert_export(),
+            await step(EXPORTING, platform.pdh_cert_export()),
             await platform.vendor_certificates(),
-            await platform.identifier(),
-            await platform.status(),
+            await step(ASKING_IDENTIFIER, platform.identifier()),
+            await step(ASKING_STATUS, platform.status()),
         )
 
     return on_platform(args, collect)[1]
@@ -111,13 +123,33 @@ def chosen_authority(path: str, cek: Certificate) -> Authority:
 
 
 def read_chain(path: str) -> bytes:
-    """The bytes of a chain's file; of a directory as sev-tool or ``cert split`` writes it, put together."""
+    """The bytes of a chain's file; of a directory as sev-tool or ``cert split`` writes it, put together.
+
+    sev-tool has PEK, OCA and the unsigned CEK in one file; a ``cek.cert`` beside it is the signed one.
+    """
+    from sealpod.sev.authority import ARK_FILE, ASK_FILE, PAIR_FILE
+    from sealpod.sev.cert import SIZE
+
     if not os.path.isdir(path):
         return read_file(path, what="SEV certificate chain file")
-    parts = [read_file(os.path.join(path, f"{name}.cert")) for name in ("pdh", "pek", "oca", "cek")]
-    vendors = [os.path.join(path, f"{name}.cert") for name in ("ask", "ark")]
-    if all(os.path.exists(vendor) for vendor in vendors):
-        parts += [read_file(vendor) for vendor in vendors]
+
+    def there(name: str) -> bool:
+        return os.path.exists(os.path.join(path, name))
+
+    def read(name: str) -> bytes:
+        return read_file(os.path.join(path, name))
+
+    parts = [read("pdh.cert")]
+    if there("pek.cert") or not there(EXPORT_FILE):
+        parts += [read("pek.cert"), read("oca.cert"), read("cek.cert")]
+    else:
+        exported = read(EXPORT_FILE)
+        cek = read("cek.cert") if there("cek.cert") else exported[2 * SIZE : 3 * SIZE]
+        parts += [exported[: 2 * SIZE], cek]
+    if there(ASK_FILE) and there(ARK_FILE):
+        parts += [read(ASK_FILE), read(ARK_FILE)]
+    elif there(PAIR_FILE):
+        parts.append(read(PAIR_FILE))
     return b"".join(parts)
 
 
@@ -148,11 +180,6 @@ def root_name(ark_sha256: str, otherwise: str) -> str:
     from sealpod.sev.roots import AMD_ARKS
 
     return AMD_ARKS.get(ark_sha256, otherwise)
-
-
-def failure(context: str, error: VerificationError | DecodeError) -> VerificationError | DecodeError:
-    """The same error under the sentence sevctl has for it."""
-    return type(error)(f"{context}: {error.message}", code=error.code, remedy=error.remedy)
 
 
 def _service(args: argparse.Namespace) -> KeyDistributionService:

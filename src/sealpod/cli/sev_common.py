@@ -9,10 +9,17 @@ import binascii
 import json
 import os
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
-from sealpod.errors import AccessError, NotFoundError, OperationError, UsageError
+from sealpod.errors import (
+    AccessError,
+    FirmwareError,
+    NotFoundError,
+    OperationError,
+    SealpodError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from sealpod.platform.port import Platform
@@ -21,12 +28,18 @@ if TYPE_CHECKING:
 Action = Callable[[argparse.Namespace], int]
 Verbs: TypeAlias = "argparse._SubParsersAction[Any]"
 Result = TypeVar("Result")
+Error = TypeVar("Error", bound=SealpodError)
 
 SCHEMA_VERSION: Final = 1
+TEK: Final = "--tek"
 SMALL_FILE: Final = 1 << 16
 """Bytes read of a file that holds certificates, keys or a packet; the longest chain has 11536."""
 LARGE_FILE: Final = 1 << 30
 """Bytes read of a firmware, kernel or initrd."""
+# What sevctl says of a platform that fails at it.
+EXPORTING: Final = "unable to export SEV certificates"
+ASKING_STATUS: Final = "unable to fetch platform status"
+ASKING_IDENTIFIER: Final = "error fetching identifier"
 MODEL_NOTE: Final = (
     "this is the software model: it protects nothing from the owner of this machine; "
     "let a key broker trust its ARK for trials only"
@@ -97,6 +110,25 @@ async def _open(args: argparse.Namespace) -> Platform:
         raise type(error)(text, code=error.code, remedy="`sealpod sev ok` says what to do") from error
 
 
+async def step(context: str, work: Awaitable[Result], *, remedies: Mapping[str, str] = {}) -> Result:
+    """Let a platform's failure be told under the sentence sevctl has for the step.
+
+    ``remedies`` has better advice than the error's own, by its code.
+    """
+    try:
+        return await work
+    except SealpodError as error:
+        raise failure(context, error, remedies.get(error.code)) from error
+
+
+def failure(context: str, error: Error, remedy: str | None = None) -> Error:
+    """The same error under the sentence sevctl has for it."""
+    text, more = f"{context}: {error.message}", error.remedy if remedy is None else remedy
+    if isinstance(error, FirmwareError):
+        return type(error)(text, status=error.status, code=error.code, remedy=more)
+    return type(error)(text, code=error.code, remedy=more)
+
+
 def note(text: str) -> None:
     """A sentence for whoever watches."""
     print(f"sealpod: {text}", file=sys.stderr)
@@ -155,7 +187,7 @@ def from_base64(option: str, value: str) -> bytes:
 
 
 def key_argument(option: str, value: str) -> SecretBytes:
-    """A transport key, 16 bytes, from a file or base64.
+    """A transport key, 16 bytes, from a file or base64; or its half of sev-tool's ``tmp_tk.bin``: TEK, TIK.
 
     :raise UsageError: another length. Also as :func:`base64_or_path`.
     """
@@ -164,10 +196,12 @@ def key_argument(option: str, value: str) -> SecretBytes:
 
     if not os.path.exists(value):
         note(f"{option} is on the command line, where others on this machine can read it; a file is safer")
-    key = SecretBytes(base64_or_path(option, value))
-    if len(key) != KEY_SIZE:
-        raise UsageError(f"{option} has {len(key)} bytes, not {KEY_SIZE}", code="session.keys")
-    return key
+    found = base64_or_path(option, value)
+    if len(found) == 2 * KEY_SIZE:
+        found = found[:KEY_SIZE] if option == TEK else found[KEY_SIZE:]
+    if len(found) != KEY_SIZE:
+        raise UsageError(f"{option} has {len(found)} bytes, not {KEY_SIZE}", code="session.keys")
+    return SecretBytes(found)
 
 
 def number_argument(option: str, value: str) -> int:

@@ -58,7 +58,12 @@ def declare(parser: argparse.ArgumentParser) -> None:
         ("--policy", "the guest's policy"),
     ):
         build.add_argument(option, metavar="N", required=True, help=f"{what} (decimal or 0x)")
-    build.add_argument("--tik", metavar="FILE|BASE64", required=True, help="the session's TIK; give a file")
+    build.add_argument(
+        "--tik",
+        metavar="FILE|BASE64",
+        required=True,
+        help="the session's TIK, or sev-tool's tmp_tk.bin; give a file",
+    )
     build.add_argument("--nonce", metavar="FILE|BASE64", help="the platform's nonce, 16 bytes")
     build.add_argument(
         "--launch-measure-blob",

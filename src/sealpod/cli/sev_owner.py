@@ -4,18 +4,27 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
-from sealpod.cli.sev_common import add_output, add_platform, note, on_platform, print_result, read_file
-from sealpod.errors import DecodeError, FirmwareError, VerificationError
+from sealpod.cli.sev_common import (
+    ASKING_STATUS,
+    EXPORTING,
+    add_output,
+    add_platform,
+    failure,
+    note,
+    on_platform,
+    print_result,
+    read_file,
+    step,
+)
+from sealpod.errors import DecodeError, VerificationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from sealpod.platform.port import Platform, PlatformStatus
     from sealpod.sev.owner import Owner
-
-Result = TypeVar("Result")
 
 GENERATE_EPILOG: Final = """\
 CERT is public. KEY (mode 0600) is what makes its holder the owner of every platform provisioned with CERT:
@@ -37,6 +46,11 @@ were exported and sessions that were made for them are worthless. The CEK stays:
 /dev/sev refuses it while guests run. A model's guests are those of its process, so another process can reset
 their platform; they keep the identity they were started under.
 """
+_OWNED: Final = {
+    "sev.already-owned": (
+        "the platform has an owner already; `sealpod sev reset` ends that, and loses its identity"
+    )
+}
 ROTATE_LOSES: Final = "sessions made for the old PDH are worthless; export the chain again"
 ROTATE_EPILOG: Final = """\
 Loses the old PDH: certificates that were exported and sessions that were made for it are worthless. Running
@@ -98,10 +112,10 @@ def _provision(args: argparse.Namespace) -> int:
     owner = _read_owner(args.cert, args.key)
 
     async def take(platform: Platform) -> None:
-        csr = await _step("cross signing request failed", platform.pek_csr())
+        csr = await step("cross signing request failed", platform.pek_csr())
         pek = owner.sign_pek(Certificate.decode(csr))
         importing = platform.pek_cert_import(pek.encode(), owner.oca.encode())
-        await _step("failed to import the newly-signed PEK", importing)
+        await step("failed to import the newly-signed PEK", importing, remedies=_OWNED)
 
     kind, (_, pdh) = _change(args, take)
     oca = describe(owner.oca)
@@ -113,7 +127,7 @@ def _provision(args: argparse.Namespace) -> int:
 
 def _reset(args: argparse.Namespace) -> int:
     async def work(platform: Platform) -> None:
-        await _step("error resetting platform", platform.reset())
+        await step("error resetting platform", platform.reset())
 
     kind, (status, pdh) = _change(args, work)
     note(RESET_LOSES)
@@ -123,7 +137,7 @@ def _reset(args: argparse.Namespace) -> int:
 
 def _rotate(args: argparse.Namespace) -> int:
     async def work(platform: Platform) -> None:
-        await _step("unable to rotate PDH", platform.pdh_gen())
+        await step("unable to rotate PDH", platform.pdh_gen())
 
     kind, (status, pdh) = _change(args, work)
     note(ROTATE_LOSES)
@@ -140,14 +154,13 @@ def _change(
 
     async def change(platform: Platform) -> tuple[PlatformStatus, str]:
         await work(platform)
-        certificates = await platform.pdh_cert_export()
-        return await platform.status(), describe(Certificate.decode(certificates.pdh))
+        certificates = await step(EXPORTING, platform.pdh_cert_export())
+        return await step(ASKING_STATUS, platform.status()), describe(Certificate.decode(certificates.pdh))
 
     return on_platform(args, change)
 
 
 def _read_owner(cert_path: str, key_path: str) -> Owner:
-    from sealpod.cli.sev_chain import failure
     from sealpod.secret import SecretBytes
     from sealpod.sev.owner import decode_oca, decode_owner
 
@@ -160,18 +173,3 @@ def _read_owner(cert_path: str, key_path: str) -> Owner:
         return decode_owner(oca, key_file)
     except (DecodeError, VerificationError) as error:
         raise failure("failed to decode OCA private key", error) from error
-
-
-async def _step(context: str, work: Coroutine[object, object, Result]) -> Result:
-    """Let a firmware's refusal be told under sevctl's sentence."""
-    try:
-        return await work
-    except FirmwareError as error:
-        remedy = error.remedy
-        if error.code == "sev.already-owned":
-            remedy = (
-                "the platform has an owner already; `sealpod sev reset` ends that, and loses its identity"
-            )
-        raise FirmwareError(
-            f"{context}: {error.message}", status=error.status, code=error.code, remedy=remedy
-        ) from error

@@ -45,8 +45,18 @@ def declare(parser: argparse.ArgumentParser) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    build.add_argument("--tik", metavar="FILE|BASE64", required=True, help="the session's TIK; give a file")
-    build.add_argument("--tek", metavar="FILE|BASE64", required=True, help="the session's TEK; give a file")
+    build.add_argument(
+        "--tik",
+        metavar="FILE|BASE64",
+        required=True,
+        help="the session's TIK, or sev-tool's tmp_tk.bin; give a file",
+    )
+    build.add_argument(
+        "--tek",
+        metavar="FILE|BASE64",
+        required=True,
+        help="the session's TEK, or sev-tool's tmp_tk.bin; give a file",
+    )
     build.add_argument(
         "--launch-measure-blob",
         metavar="FILE|BASE64",

@@ -6,7 +6,15 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any, Final
 
-from sealpod.cli.sev_common import add_output, add_platform, on_platform, print_result
+from sealpod.cli.sev_common import (
+    ASKING_IDENTIFIER,
+    ASKING_STATUS,
+    add_output,
+    add_platform,
+    on_platform,
+    print_result,
+    step,
+)
 
 if TYPE_CHECKING:
     from sealpod.platform.port import Platform, PlatformStatus
@@ -34,7 +42,10 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     async def collect(platform: Platform) -> tuple[PlatformStatus, bytes]:
-        return await platform.status(), await platform.identifier() if args.fact == "identifier" else b""
+        status = await step(ASKING_STATUS, platform.status())
+        if args.fact != "identifier":
+            return status, b""
+        return status, await step(ASKING_IDENTIFIER, platform.identifier())
 
     kind, (status, identifier) = on_platform(args, collect)
     text, value = _fact(args.fact, status, identifier)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sealpod.cli.sev_common import (
     add_output,
     base64_or_path,
+    failure,
     from_base64,
     note,
     number_argument,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 EPILOG: Final = """\
 Two spellings: `validate CHAIN REPORT` (sevctl 0.6.1 and later), CHAIN being what `export` writes; and
 `validate -p PEK -a REPORT` (0.6.0), files, or directories that hold pek.cert and attestation_report.bin.
+PEK may be any file that starts with one, as sev-tool's cert_chain.cert does.
 
 That the PEK is a real platform's is `sealpod sev verify --sev CHAIN`'s answer, or --ca's here. A report says
 what a guest was started from, not that it is the guest you talk to; compare the nonce with the one you chose.
@@ -103,7 +105,7 @@ def _pek(path: str) -> Certificate:
 
 
 def _pek_of_chain(args: argparse.Namespace) -> Certificate:
-    from sealpod.cli.sev_chain import chosen_authority, failure, read_chain
+    from sealpod.cli.sev_chain import chosen_authority, read_chain
     from sealpod.sev.chain import verify_chain
     from sealpod.sev.chainfile import PlatformChain
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from sealpod.cli.sev_common import add_output, add_platform, print_result, read_file
+from sealpod.cli.sev_common import add_output, add_platform, failure, print_result, read_file
 from sealpod.errors import DecodeError, VerificationError
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _of_file(args: argparse.Namespace) -> _Subject:
         if args.ca is None and len(data) > PLATFORM_CHAIN_SIZE:
             return _Subject(Chain.decode(data), AMD_ARKS)
     except DecodeError as error:
-        raise sev_chain.failure("unable to decode chain", error) from error
+        raise failure("unable to decode chain", error) from error
     if args.ca is None:
         return _Subject(platform.under(sev_chain.amd_authority(args, platform.cek)), AMD_ARKS)
     authority = sev_chain.chosen_authority(args.ca, platform.cek)
@@ -110,7 +110,6 @@ def _of_file(args: argparse.Namespace) -> _Subject:
 
 
 def _read_oca(path: str) -> Any:
-    from sealpod.cli.sev_chain import failure
     from sealpod.sev.cert import SIZE, Certificate, Usage
 
     data = read_file(path, what="OCA certificate file")

@@ -138,6 +138,28 @@ def test_the_generation_is_found_in_a_directory(
     assert caught.value.code == "ca.absent"
 
 
+def test_the_chain_may_be_in_the_files_of_sev_tool(here: Path, hierarchy: Hierarchy) -> None:
+    """Its pdh.cert, cert_chain.cert (PEK, OCA, unsigned CEK), cek.cert from AMD, and ask_ark.cert."""
+    chain = hierarchy.chain
+    unsigned = replace(chain.cek, signatures=(Signature(), Signature()))
+    exported = chain.pek.encode() + chain.oca.encode() + unsigned.encode()
+    (here / "tool").mkdir()
+    (here / "tool" / "pdh.cert").write_bytes(chain.pdh.encode())
+    (here / "tool" / "cert_chain.cert").write_bytes(exported)
+    with pytest.raises(VerificationError) as caught:
+        sev("verify", "--sev", "tool", "--ca", "ca")
+    assert caught.value.code == "chain.cek"
+    (here / "tool" / "cek.cert").write_bytes(chain.cek.encode())
+    assert sev("verify", "--sev", "tool", "--ca", "ca") == 0
+    with pytest.raises(UnavailableError):
+        sev("verify", "--sev", "tool", "--offline")
+    (here / "tool" / "ask_ark.cert").write_bytes(chain.authority.encode())
+    assert sev("verify", "--sev", "tool", "--ca", "tool") == 0
+    with pytest.raises(VerificationError) as caught:
+        sev("verify", "--sev", "tool", "--offline")
+    assert caught.value.code == "chain.untrusted-root"
+
+
 def test_an_authority_that_did_not_sign_is_shown(
     here: Path, hierarchy: Hierarchy, stranger: Hierarchy, capsys: pytest.CaptureFixture[str]
 ) -> None:

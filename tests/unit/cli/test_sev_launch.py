@@ -257,6 +257,19 @@ def test_a_key_as_base64_is_taken_with_a_warning(here: Path, capsys: pytest.Capt
     assert encoded not in err
 
 
+def test_both_keys_may_be_in_one_file_as_sev_tool_has_them(here: Path, out: Out) -> None:
+    """Its tmp_tk.bin: TEK, then TIK."""
+    (here / "tmp_tk.bin").write_bytes(SECRET_TEK + TIK)
+    assert measure("--nonce", NONCE, "--launch-digest", DIGEST, "--tik", "tmp_tk.bin") == 0
+    assert out() == MEASUREMENT
+    (here / "tmp_tk.bin").write_bytes(SECRET_TEK + SECRET_TIK)
+    keys = ("--tik", "tmp_tk.bin", "--tek", "tmp_tk.bin")
+    blob = ("--launch-measure-blob", BLOB, "--iv", SECRET_IV, "--secret", f"{LUKS}:luks")
+    assert sev("secret", "build", *keys, *blob, "one", "payload") == 0
+    assert secret("--iv", SECRET_IV, "--secret", f"{LUKS}:luks") == 0
+    assert (here / "one").read_bytes() == (here / "header").read_bytes()
+
+
 def measurement_of(policy: int, digest: bytes) -> str:
     head = bytes((4, 1, 40, 40)) + policy.to_bytes(4, "little")
     nonce = base64.b64decode(NONCE)

@@ -19,6 +19,7 @@ from platformkit import DeviceDriver
 from sealpod.cli import sev_chain
 from sealpod.cli.main import dispatch
 from sealpod.errors import (
+    AccessError,
     FirmwareError,
     NotFoundError,
     SealpodError,
@@ -261,6 +262,9 @@ def test_a_failing_firmware_is_told_under_sevctls_sentence(
         ("reset", ("reset",), "error resetting platform: "),
         ("pdh_gen", ("rotate",), "unable to rotate PDH: "),
         ("pek_csr", ("provision", "oca.cert", "oca.key"), "cross signing request failed: "),
+        ("identifier", ("show", "identifier"), "error fetching identifier: "),
+        ("pdh_cert_export", ("export", "chain"), "unable to export SEV certificates: "),
+        ("status", ("show", "version"), "unable to fetch platform status: "),
     ):
         if words[0] == "provision":
             dispatch(["sev", "generate", *words[1:]])
@@ -269,6 +273,22 @@ def test_a_failing_firmware_is_told_under_sevctls_sentence(
             dispatch(["sev", *words, "--platform", "model", "--platform-state", state])
         assert caught.value.message.startswith(text)
         assert caught.value.status == Status.HWERROR_PLATFORM
+    assert not (here / "chain").exists()
+
+
+def test_a_platform_that_may_not_be_asked_is_told_under_sevctls_sentence(
+    here: Path, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sealpod.platform.model.client import ModelPlatform
+
+    async def forbid(*_: object) -> None:
+        raise AccessError("PLATFORM_STATUS on /dev/sev: no", code="platform.access", remedy="be root")
+
+    monkeypatch.setattr(ModelPlatform, "status", forbid)
+    with pytest.raises(AccessError) as caught:
+        dispatch(["sev", "show", "flags", "--platform", "model", "--platform-state", state])
+    assert caught.value.message == "unable to fetch platform status: PLATFORM_STATUS on /dev/sev: no"
+    assert (caught.value.code, caught.value.remedy) == ("platform.access", "be root")
 
 
 def test_a_machine_without_the_device_says_so(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
