@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-import base64
+import asyncio
 import resource
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,15 @@ import pytest
 from brokerkit import SERVICE, bundle, channel, request
 
 from sealpod.kbs.core.audit import Decision, Entry
+from sealpod.kbs.core.messages import OnlineReply
 from sealpod.kbs.server import RunningBroker, ServerConfig, serve
+from sealpod.kbs.server.admission import Admission
 from sealpod.kbs.server.config import ConnectionLimits, RateLimit
-from sealpod.wire.pb import keybroker_pb2 as pb
+from sealpod.kbs.server.metrics import Metrics
+from sealpod.kbs.server.service import _METHODS, Service
 
 Start = Callable[..., RunningBroker]
-Slow = Callable[..., "SlowClient"]
+Slow = Callable[[str], "SlowClient"]
 
 
 @pytest.fixture
@@ -46,16 +50,14 @@ def start(platform: Any, tmp_path: Path) -> Iterator[Start]:
 class SlowClient:
     """An HTTP/2 client of one connection that begins calls and does not end them."""
 
-    def __init__(self, address: str, *, window: int = 65535) -> None:
-        """``window`` is how much of an answer it takes."""
+    def __init__(self, address: str) -> None:
         host, _, port = address.rpartition(":")
         self.socket = socket.create_connection((host, int(port)), timeout=10)
         self._http = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
-        self._http.local_settings.initial_window_size = window
         self._http.initiate_connection()
         self.flush()
 
-    def begin(self, method: str = "GetBundle", data: bytes = b"", *, whole: bool = False) -> int:
+    def begin(self, method: str = "GetBundle", data: bytes = b"") -> int:
         """Headers of a call, and perhaps the beginning of its message; gives the stream."""
         stream = self._http.get_next_available_stream_id()
         path = SERVICE + method
@@ -63,7 +65,7 @@ class SlowClient:
         headers += [("content-type", "application/grpc"), ("te", "trailers")]
         self._http.send_headers(stream, headers)
         if data:
-            self._http.send_data(stream, data, end_stream=whole)
+            self._http.send_data(stream, data)
         self.flush()
         return int(stream)
 
@@ -90,8 +92,8 @@ class SlowClient:
 def slow() -> Iterator[Slow]:
     with ExitStack() as stack:
 
-        def made(address: str, **options: Any) -> SlowClient:
-            client = SlowClient(address, **options)
+        def made(address: str) -> SlowClient:
+            client = SlowClient(address)
             stack.callback(client.socket.close)
             return client
 
@@ -208,22 +210,54 @@ def test_calls_are_capped(start: Start, platform: Any, slow: Slow) -> None:
         assert bundle(link, platform).LaunchId
 
 
-def test_answers_nobody_takes_hold_their_places(start: Start, platform: Any, slow: Slow) -> None:
-    broker = start(connections=ConnectionLimits(calls=2))
-    chain = base64.b64encode(platform.chain).decode()
-    message = pb.BundleRequest(CertificateChain=chain, Policy=3).SerializeToString()
-    client = slow(broker.address, window=0)
-    for _ in range(2):
-        client.begin(data=b"\0" + len(message).to_bytes(4, "big") + message, whole=True)
-    third = client.begin(data=b"\0\0\0\0\0", whole=True)
-    assert client.status(third) == "8"  # a status needs no window
-    client.socket.close()
-    with channel(broker.address) as link:
-        answered = None
-        while answered is None:  # the places are given back when the server notices
-            with suppress(grpc.RpcError):
-                answered = bundle(link, platform)
-    assert answered.LaunchId
+class OpenCall:
+    """A call as gRPC shows it to its handler; it is over when the caller has taken the answer, or is gone."""
+
+    def __init__(self) -> None:
+        self.over: list[Callable[[object], None]] = []
+
+    def peer(self) -> str:
+        return "ipv4:192.0.2.1:4000"
+
+    def auth_context(self) -> dict[str, list[bytes]]:
+        return {}
+
+    def invocation_metadata(self) -> tuple[()]:
+        return ()
+
+    def set_trailing_metadata(self, _metadata: object) -> None:
+        pass
+
+    def add_done_callback(self, callback: Callable[[object], None]) -> None:
+        self.over.append(callback)
+
+    async def read(self) -> bytes:
+        return b""
+
+
+def test_an_answer_nobody_takes_holds_its_place() -> None:
+    class Broker:
+        def get_online_secret(self, *_arguments: object, **_options: object) -> OnlineReply:
+            return OnlineReply("payload", "iv")
+
+    async def scenario() -> None:
+        admission = Admission(RateLimit(), ConnectionLimits(), lambda: 0.0)
+        with ThreadPoolExecutor(1) as workers:
+            broker: Any = Broker()
+            service = Service(
+                lambda: broker, admission=admission, metrics=Metrics(), workers=workers, request_seconds=5.0
+            )
+            (method,) = [one for one in _METHODS if one[0] == "GetOnlineSecret"]
+            context = OpenCall()
+            assert await service._handler(*method)(None, context)
+            assert admission.calls == 1  # answered, and not taken yet
+            assert not service._idle.is_set()
+            for callback in context.over:
+                callback(context)
+            assert admission.calls == 0
+            await service.until_idle()
+
+    asyncio.run(scenario())
 
 
 def test_a_peer_has_its_rate(start: Start, platform: Any) -> None:
