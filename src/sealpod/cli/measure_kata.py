@@ -62,6 +62,13 @@ def _check(args: argparse.Namespace) -> None:
         if getattr(args, name) not in (None, False):
             option = name.replace("_", "-")
             raise UsageError(f"--{option} does not go with --kata-config", code="measure.kata")
+    copies = (args.ovmf, args.kernel, args.initrd)
+    if "-" in copies:
+        raise UsageError(
+            "standard input cannot be a copy of a node's file",
+            code="measure.stdin",
+            remedy="give --ovmf, --kernel and --initrd files; --kata-config or --pod may be -",
+        )
     if args.kata_config == args.pod == "-":
         raise UsageError("standard input can be one file only", code="measure.stdin")
 
@@ -131,14 +138,22 @@ def _print(args: argparse.Namespace, found: Foretold) -> None:
 
 def _document(args: argparse.Namespace, found: Foretold) -> dict[str, object]:
     """A record that `measure explain` reads; of several sizes, one that has a record for each."""
-    about = {"runtime": args.runtime, "config": args.kata_config, "pod": args.pod}
+    from sealpod.measure.document import document
+
+    about: dict[str, object] = {"runtime": args.runtime, "config": args.kata_config, "pod": args.pod}
+    about["warnings"] = list(found.warnings)
     guests = [
-        {**one.record(), "bootVcpus": count}
-        for count, one in zip(found.counts, found.components, strict=True)
+        {**document(launch, found.ovmf, (one,)), "bootVcpus": count}
+        for launch, one, count in zip(found.launches, found.components, found.counts, strict=True)
     ]
     if len(guests) == 1:
-        return {**guests[0], **about, "warnings": list(found.warnings)}
-    return {"schemaVersion": 2, **about, "warnings": list(found.warnings), "guests": guests}
+        return {**guests[0], **about}
+    about["firmwareTable"] = guests[0]["firmwareTable"]
+    # Steps of each would make a record of many sizes longer than a reader takes.
+    for guest in guests:
+        for name in ("firmwareTable", "sections", "trace"):
+            del guest[name]
+    return {"schemaVersion": 2, **about, "guests": guests}
 
 
 def _explain(args: argparse.Namespace, found: Foretold) -> int:

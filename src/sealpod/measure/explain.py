@@ -59,17 +59,18 @@ def explain(reference: Components, actual: Components) -> tuple[Difference, ...]
 
 
 def closest(references: Sequence[Components], actual: Components) -> Components:
-    """The reference to compare with: the one of this digest, else of this number of vCPUs, else the first.
+    """The reference to compare with: the one of this digest, else of this number of vCPUs, else the nearest.
 
-    The command line tells the number where no vCPU is measured.
+    The nearest has the fewest parts that differ, then the fewest words: where no vCPU is measured, only the
+    command line tells their number.
     """
-    ranked = sorted(references, key=lambda one: _distance(one, actual))
-    return ranked[0]
+    return min(references, key=lambda one: _distance(one, actual))
 
 
-def _distance(reference: Components, actual: Components) -> tuple[bool, bool, int]:
+def _distance(reference: Components, actual: Components) -> tuple[bool, bool, int, int]:
     changes = len(list(_differences(reference, actual)))
-    return reference.digest != actual.digest, reference.vcpus != actual.vcpus, changes
+    words = set((reference.cmdline or "").split()) ^ set((actual.cmdline or "").split())
+    return reference.digest != actual.digest, reference.vcpus != actual.vcpus, changes, len(words)
 
 
 def _differences(reference: Components, actual: Components) -> Iterator[Difference]:

@@ -35,6 +35,8 @@ from sealpod.measure.components import Components
 from sealpod.measure.firmware import Firmware
 from sealpod.measure.hashes import HashesTable, cmdline_hash
 from sealpod.measure.launch import SEV, SEV_ES, SNP, Launch, Vcpus, measure_sev, measure_seves, measure_snp
+from sealpod.measure.ovmf import Ovmf
+from sealpod.qemu.vcpu import EMULATED_SIGNATURE
 from sealpod.sandbox.podsettings import findings, guest_files, pod_line
 from sealpod.sandbox.spec import GuestFiles
 from sealpod.sev.policy import Policy, PolicyFlag
@@ -51,6 +53,14 @@ _HASHED: Final = {
 """Runtime and mode whose kernel, initrd and command line are measured."""
 _ES_RELEASES: Final = (Release.SEALPOD, Release.CC_0_3_0)
 _SNP_RELEASES: Final = (Release.KATA_3_3_0, Release.KATA_3_19_1)
+_NODES_OWN: Final = "give --vcpu-family, --vcpu-model and --vcpu-stepping of the node's processor"
+_PROCESSORS: Final[Mapping[Release, str]] = {
+    Release.SEALPOD: f"{_NODES_OWN}, or --vcpu-sig {EMULATED_SIGNATURE:#x} if it has no KVM",
+    Release.CC_0_3_0: _NODES_OWN,
+    Release.KATA_3_3_0: _NODES_OWN,
+    Release.KATA_3_19_1: "give --vcpu-type EPYC-v4, or what the configuration's cpu model is",
+}
+"""What the vCPUs of each runtime's guests are; `-cpu host` for all but the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +81,10 @@ class Foretold:
     """What was found: one set of components for each number of processors, and what is worth a warning."""
 
     components: tuple[Components, ...]
+    launches: tuple[Launch, ...]
+    """The steps to each."""
+    ovmf: Ovmf
+    """What the firmware image says of itself."""
     warnings: tuple[str, ...]
     mode: str
     counts: tuple[int, ...]
@@ -104,12 +118,19 @@ def foretell(
         raise UsageError(
             "the pod's processors are measured, and nothing says what they are",
             code="measure.vcpu",
-            remedy="give --vcpu-type, --vcpu-sig or --vcpu-family with model and stepping",
+            remedy=_PROCESSORS[node.release],
         )
     vcpus = Vcpus() if mode == SEV or processors is None else processors(mode)
     measure = _Measure(node, settings, keys, mode, vcpus)
-    found = tuple(measure.of(size) for size in wanted)
-    return Foretold(found, findings(settings), mode, tuple(size.vcpus for size in wanted))
+    launches = tuple(measure.launch(size) for size in wanted)
+    return Foretold(
+        tuple(measure.components(*pair) for pair in zip(wanted, launches, strict=True)),
+        launches,
+        measure.ovmf,
+        findings(settings),
+        mode,
+        tuple(size.vcpus for size in wanted),
+    )
 
 
 class _Measure:
@@ -122,14 +143,12 @@ class _Measure:
         self._firmware = Firmware.of(_read(self._files.firmware, "firmware"))
         self._hash = cache(_hash)
 
-    def of(self, size: Sizes) -> Components:
-        line = self._line(size.nr_cpus) if (self._node.release, self._mode) in _HASHED else None
-        vcpus = _counted(self._vcpus, size.vcpus)
-        launch = self._launch(line, vcpus)
-        measured = None if self._mode == SEV else vcpus
-        return Components.of_launch(launch, line or "", measured, self._policy())[0]
+    @property
+    def ovmf(self) -> Ovmf:
+        return self._firmware.ovmf
 
-    def _launch(self, line: str | None, vcpus: Vcpus) -> Launch:
+    def launch(self, size: Sizes) -> Launch:
+        line, vcpus = self._line(size), self._counted(size)
         table = None if line is None else lambda: self._table(line)
         if self._mode == SNP:
             return measure_snp(self._firmware, table, vcpus)
@@ -144,18 +163,26 @@ class _Measure:
             kernel=self._hash(self._files.kernel, "kernel"),
         )
 
-    def _line(self, nr_cpus: int) -> str:
-        if self._node.release is Release.SEALPOD:
-            return pod_line(self._settings, nr_cpus)
-        return command_line(self._settings, self._keys, nr_cpus, self._node.release, fips=self._node.fips)
+    def components(self, size: Sizes, launch: Launch) -> Components:
+        vcpus = None if self._mode == SEV else self._counted(size)
+        return Components.of_launch(launch, self._line(size) or "", vcpus, self._policy())[0]
+
+    def _line(self, size: Sizes) -> str | None:
+        """The command line, where it is measured."""
+        release = self._node.release
+        if (release, self._mode) not in _HASHED:
+            return None
+        if release is Release.SEALPOD:
+            return pod_line(self._settings, size.nr_cpus)
+        return command_line(self._settings, self._keys, size.nr_cpus, release, fips=self._node.fips)
 
     def _policy(self) -> int | None:
         # Later releases leave the policy to QEMU.
         return self._settings.policy if self._node.release in _ES_RELEASES else None
 
-
-def _counted(vcpus: Vcpus, count: int) -> Vcpus:
-    return Vcpus((count,), vcpus.signature, vcpus.vmm, vcpus.features, vcpus.fpu)
+    def _counted(self, size: Sizes) -> Vcpus:
+        given = self._vcpus
+        return Vcpus((size.vcpus,), given.signature, given.vmm, given.features, given.fpu)
 
 
 def _mode(settings: Settings, keys: GuestKeys, release: Release) -> str:

@@ -101,6 +101,44 @@ def test_a_digest_for_each_size(node: Path, capsys: Output) -> None:
     assert base64.b64decode(both).hex() == guests[1]["digest"]
 
 
+def test_json_has_every_step(node: Path, capsys: Output) -> None:
+    pod = ("--pod", "pod.yaml", "--vcpu-sig", "0x60fb1")
+    found = record(capsys, *pod)
+    parts = ("--ovmf", "fw", "--kernel", "kernel", "--initrd", "initrd", "--append", str(found["cmdline"]))
+    words = (
+        "--mode",
+        "seves",
+        "--vcpus",
+        "3",
+        "--vcpu-sig",
+        "0x60fb1",
+        "--policy",
+        "5",
+        "-o",
+        "json",
+        *parts,
+    )
+    by_hand = json.loads(printed(capsys, *words))
+    assert {"tableHash", "firmwareTable", "sections", "vmsa", "trace", "digestBase64"} <= set(by_hand)
+    assert {name: found[name] for name in by_hand} == by_hand
+    several = record(capsys, *pod, "--vcpus", "2-3")
+    guests = several["guests"]
+    assert isinstance(guests, list)
+    assert several["firmwareTable"] == found["firmwareTable"]
+    assert [guest["vmsa"] for guest in guests][1] == found["vmsa"]
+    assert "trace" not in guests[0]
+
+
+def test_what_the_processors_of_each_runtime_are_is_told(node: Path) -> None:
+    for runtime, text in (
+        ("sealpod", "--vcpu-sig 0x60fb1 if it has no KVM"),
+        ("cc-0.3.0", "node's processor"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            kata("--pod", "pod.yaml", "--runtime", runtime)
+        assert text in caught.value.remedy
+
+
 def test_copies_of_a_nodes_files(node: Path, capsys: Output) -> None:
     (node / "other").write_bytes(b"another kernel")
     assert record(capsys, "--kernel", "other")["digest"] != record(capsys)["digest"]
@@ -120,6 +158,7 @@ def test_warnings_of_the_configuration_go_to_standard_error(node: Path, capsys: 
         ("--kernel-hash", "00" * 32),
         ("--mode", "snp"),
         ("--pod", "pod.yaml"),
+        ("--kernel", "-"),
         ("--explain", "x.json", "--vcpus", "1-2"),
     ],
 )
@@ -160,6 +199,12 @@ def test_explain_takes_of_several_sizes_the_closest(node: Path, capsys: Output) 
     Path("three.json").write_text(json.dumps(record(capsys, "--vcpus", "3")))
     assert measure("explain", "sizes.json", "three.json") == 0
     assert measure("explain", "three.json", "sizes.json") == 0
+    capsys.readouterr()
+    with (node / "node.toml").open("a") as file:
+        file.write('kernel_params = "agent.log=debug"\n')
+    # No size has this digest; of those that differ in the line alone, the same size differs least.
+    assert measure("explain", "sizes.json", "files:--kata-config node.toml --vcpus 3") == 3
+    assert "nr_cpus" not in capsys.readouterr().out
 
 
 def sandbox(node: Path, name: str, measured: dict[str, object] | None) -> None:
