@@ -186,8 +186,9 @@ def test_every_command_shown_can_be_typed() -> None:
     shown = shown_commands()
     assert shown
     modules = {name: module for name, module, _ in cli.COMMANDS}
+    modules |= {" ".join(verb): module for verb, module in cli.VERBS.items()}
     for words in shown:
-        name, *rest = arguments(words)
+        name, rest = cli._split(arguments(words))
         parser = argparse.ArgumentParser(prog=f"sealpod {name}")
         importlib.import_module(modules[name]).add_arguments(parser)
         try:

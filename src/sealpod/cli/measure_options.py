@@ -154,8 +154,8 @@ def _kata(parser: argparse.ArgumentParser, mode: argparse.Action, ovmf: argparse
     group = parser.add_argument_group(
         "pods",
         "digests of a pod before it runs: mode, files and command line come from its node's configuration;\n"
-        "the processors of SEV-ES do not: give --vcpu-family, --vcpu-model and --vcpu-stepping of the node's,\n"
-        "or --vcpu-sig 0x60fb1 for a node of sealpod's runtime that has no KVM",
+        "the processors of SEV-ES do not: give --vcpu-family, --vcpu-model and --vcpu-stepping of the\n"
+        "node's, or --vcpu-sig 0x60fb1 for a node of sealpod's runtime that has no KVM",
     )
     group.add_argument(
         "--kata-config",
