@@ -4,6 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 FUZZ_SECONDS ?= 60
+FUZZ_ALL ?=
 export MESSAGE
 
 .PHONY: setup demo test lint format fuzz bench protos clean
@@ -27,8 +28,8 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-fuzz: setup ## each decoder for FUZZ_SECONDS (60), and every change of a real chain
-	$(BIN)/pytest tests/fuzz --fuzz-seconds=$(FUZZ_SECONDS) --timeout=0 -rP
+fuzz: setup ## each decoder and a real chain for FUZZ_SECONDS (60); FUZZ_ALL=1 makes every change of the chain
+	$(BIN)/pytest tests/fuzz --fuzz-seconds=$(FUZZ_SECONDS) $(if $(FUZZ_ALL),--fuzz-all) --timeout=0 -rP
 
 bench: setup ## starts, calls and pods against floors measured in the same run (pods need root)
 	$(BIN)/python bench/pod_start.py

@@ -15,6 +15,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=0.0,
         help="how long to fuzz each decoder; without it, a short run that is the same every time",
     )
+    parser.addoption(
+        "--fuzz-all",
+        action="store_true",
+        help="make every single-byte change of a real chain, however long that takes",
+    )
 
 
 @pytest.fixture(scope="session")

@@ -216,5 +216,5 @@ def test_a_real_naples_chain_verifies_with_the_short_ark(amd: Path) -> None:
 
 
 def test_single_byte_changes_of_a_real_naples_chain_are_refused(amd: Path) -> None:
-    """One of 255 changes of each byte; `make fuzz` makes them all."""
+    """One of 255 changes of each byte; `make fuzz FUZZ_ALL=1` makes them all."""
     assert_changes_are_refused(naples(amd), dict(AMD_ARKS))
