@@ -111,7 +111,9 @@ def test_snp_of_3_19_1_measures_the_line(config: str) -> None:
 
 
 def test_snp_of_3_3_0_does_not(config: str) -> None:
-    found = foretell(Node(config + "sev_snp_guest = true", Release.KATA_3_3_0), {}, processors=lambda _: milan())
+    found = foretell(
+        Node(config + "sev_snp_guest = true", Release.KATA_3_3_0), {}, processors=lambda _: milan()
+    )
     assert digests(found) == [digest_of(measure_snp(firmware(), None, milan(1)))]
 
 
