@@ -121,15 +121,9 @@ def connect(args: argparse.Namespace) -> Remote:
 
 
 def _context(args: argparse.Namespace) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=args.ca)
-        if args.client_cert is not None:
-            context.load_cert_chain(args.client_cert)
-    except (OSError, ssl.SSLError) as error:
-        raise errors.UsageError(
-            f"certificates cannot be read ({type(error).__name__})", code="tls.certificate"
-        ) from None
-    return context
+    from sealpod.sandbox.brokertls import client_context
+
+    return client_context(args.ca, args.client_cert or "")
 
 
 def _list(remote: Remote, noun: Noun, args: argparse.Namespace) -> int:

@@ -80,6 +80,8 @@ def _announce(broker: RunningBroker) -> None:
         print(f"probes and metrics on {broker.ops_address}", file=sys.stderr)
     if broker.admin_address is not None:
         print(f"admin API on {broker.admin_address}", file=sys.stderr)
+    if broker.guest_address is not None:
+        print(f"guests on {broker.guest_address}", file=sys.stderr)
     print(f"listening on {broker.address}", file=sys.stderr, flush=True)
 
 

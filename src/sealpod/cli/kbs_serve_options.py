@@ -67,6 +67,12 @@ def _add_listener(group: argparse._ArgumentGroup) -> None:
         "simple-kbs'",
     )
     _add_tls(group, "--tls", "the gRPC listener")
+    group.add_argument(
+        "--guest-listen",
+        metavar="HOST:PORT",
+        help="answer GetOnlineSecret, and no other call, there over plain HTTP/2: guests do not speak TLS, "
+        "and their answers are sealed (default: do not)",
+    )
     group.add_argument("--no-reflection", action="store_true", help="do not offer gRPC's reflection service")
 
 
@@ -212,6 +218,7 @@ def server_config(args: argparse.Namespace, database: str | URL) -> ServerConfig
             chain_cache=args.chain_cache,
         ),
         tls=_tls(args, "tls"),
+        guest_listen=args.guest_listen,
         rate=RateLimit(args.rate_limit, args.rate_burst),
         connections=ConnectionLimits(connections=args.max_connections),
         reflection=not args.no_reflection,

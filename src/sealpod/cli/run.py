@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", metavar="IMAGE", help="image reference, as in registry/name:tag")
     parser.add_argument("args", metavar="ARGS", nargs="*", help="command instead of the image's, after `--`")
     parser.add_argument("--kbs", metavar="HOST:PORT", default="", help="key broker")
+    parser.add_argument(
+        "--kbs-ca",
+        metavar="FILE",
+        default=os.environ.get("SEALPOD_BROKER_CA", ""),
+        help="speak TLS to the key broker, and believe these PEM authorities (default: $SEALPOD_BROKER_CA, "
+        "else plain HTTP/2)",
+    )
+    parser.add_argument(
+        "--kbs-cert",
+        metavar="FILE",
+        default=os.environ.get("SEALPOD_BROKER_CERT", ""),
+        help="PEM certificate for a key broker that wants one (default: $SEALPOD_BROKER_CERT)",
+    )
+    parser.add_argument(
+        "--kbs-key",
+        metavar="FILE",
+        default=os.environ.get("SEALPOD_BROKER_KEY", ""),
+        help="its PEM key, this user's alone (default: $SEALPOD_BROKER_KEY, else in --kbs-cert)",
+    )
+    parser.add_argument(
+        "--kbs-guest",
+        metavar="HOST:PORT",
+        default="",
+        help="where the guest reaches the key broker (default: as --kbs); it speaks plain HTTP/2",
+    )
     parser.add_argument(
         "--kbc",
         choices=KBC_MODES,
@@ -91,6 +117,7 @@ def run(args: argparse.Namespace) -> int:
 def _pod(args: argparse.Namespace) -> tuple[PodSpec, str]:
     from sealpod.oci.reference import ImageReference
     from sealpod.sandbox import network, spec
+    from sealpod.sandbox.brokertls import BrokerTls
     from sealpod.sev.policy import Policy
 
     reference = ImageReference.parse(args.image.removeprefix("docker://"))
@@ -103,11 +130,21 @@ def _pod(args: argparse.Namespace) -> tuple[PodSpec, str]:
         if not args.kbs:
             raise UsageError(f"--kbc {kbc} needs a key broker", remedy="give --kbs HOST:PORT")
         network.split_host_port(args.kbs, what="--kbs")
+    tls = BrokerTls.of(args.kbs_ca, args.kbs_cert, args.kbs_key)
+    if args.kbs_guest:
+        network.split_host_port(args.kbs_guest, what="--kbs-guest")
+    elif tls is not None and kbc == "online":
+        raise UsageError(
+            "the guest's own client speaks plain HTTP/2, and --kbs is a listener with TLS",
+            remedy="give --kbs-guest HOST:PORT (`kbs serve --guest-listen`), or --kbc offline",
+        )
     pod = spec.PodSpec(
         files=guest_files(args),
         policy=Policy.parse(args.policy),
         kbc=kbc,
         kbs=args.kbs if kbc != "none" else "",
+        kbs_tls=tls,
+        kbs_guest=args.kbs_guest,
         keyset=args.keyset or spec.DEFAULT_KEYSET,
         memory=args.memory if args.memory is not None else spec.DEFAULT_MEMORY,
         cpus=args.cpus if args.cpus is not None else spec.DEFAULT_CPUS,

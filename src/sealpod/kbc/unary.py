@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One unary gRPC call over plain HTTP/2, on a socket of its own.
+"""One unary gRPC call over HTTP/2, on a socket of its own.
 
 Why not grpcio: in the guest every import is measured and paid for at boot, and one request with one answer
 needs little of it. gRPC over HTTP/2: a request message is ``0x00``, a big-endian u32 length and the message;
 status and text come in the trailers ``grpc-status`` and ``grpc-message`` (percent-encoded UTF-8), or in
 the only headers when the call failed at once. ``h2`` keeps the HTTP/2 state; this file moves bytes.
+
+In the guest it is plain HTTP/2; a host may give a TLS context, and with it everything is as TLS has it.
 
 The peer is not trusted: what it sends is capped, and everything it can do ends in a
 :class:`UnavailableError` or a :class:`Status`.
@@ -20,6 +22,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from sealpod.errors import UnavailableError
 
 if TYPE_CHECKING:
+    from ssl import SSLContext
+
     from h2.connection import H2Connection
     from h2.events import Event
 
@@ -54,7 +58,14 @@ class Answer(NamedTuple):
     message: bytes
 
 
-def call(address: tuple[str, int], path: str, request: bytes, *, timeout: float) -> Answer:
+def call(
+    address: tuple[str, int],
+    path: str,
+    request: bytes,
+    *,
+    timeout: float,
+    tls: SSLContext | None = None,
+) -> Answer:
     """Send ``request`` to ``path`` (``/package.Service/Method``) and wait ``timeout`` seconds at most.
 
     :raise UnavailableError: ``kbc.unreachable``: no connection, no gRPC, or no answer in time.
@@ -64,9 +75,13 @@ def call(address: tuple[str, int], path: str, request: bytes, *, timeout: float)
     import h2.connection  # noqa: F401
 
     deadline = time.monotonic() + timeout
-    with _connect(address, deadline) as connection:
+    with _connect(address, deadline) as plain:
         try:
-            return _Call(connection, address, deadline).run(path, request)
+            if tls is None:
+                return _Call(plain, address, deadline).run(path, request)
+            plain.settimeout(_left(deadline))
+            with tls.wrap_socket(plain, server_hostname=address[0]) as connection:
+                return _Call(connection, address, deadline, scheme="https").run(path, request)
         except OSError as exc:
             raise unreachable(address, _reason(exc)) from exc
 
@@ -106,12 +121,15 @@ def _reason(exc: OSError) -> str:
 class _Call:
     """One call's state: what has arrived on the only stream."""
 
-    def __init__(self, connection: socket.socket, address: tuple[str, int], deadline: float) -> None:
+    def __init__(
+        self, connection: socket.socket, address: tuple[str, int], deadline: float, *, scheme: str = "http"
+    ) -> None:
         from h2.connection import H2Connection
 
         self._socket = connection
         self._address = address
         self._deadline = deadline
+        self._scheme = scheme
         self._h2: H2Connection = H2Connection()
         self._headers: dict[str, str] = {}
         self._body = bytearray()
@@ -136,7 +154,7 @@ class _Call:
             stream,
             [
                 (":method", "POST"),
-                (":scheme", "http"),
+                (":scheme", self._scheme),
                 (":path", path),
                 (":authority", authority),
                 ("te", "trailers"),

@@ -20,6 +20,7 @@ from typing import Final, Literal, TypeVar
 
 from sealpod import errors
 from sealpod.kbc import unary
+from sealpod.sandbox.brokertls import BrokerTls, tls_failure
 from sealpod.sandbox.evidence import Bundle, Evidence
 from sealpod.sandbox.network import split_host_port
 from sealpod.sev import cert
@@ -39,12 +40,15 @@ _T = TypeVar("_T")
 
 
 class Broker:
-    """A key broker at ``address``, HOST:PORT. Nothing is sent before the first call."""
+    """A key broker at ``address``, HOST:PORT, in plain HTTP/2 unless ``tls`` says whom to believe. Nothing is
+    sent before the first call."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, tls: BrokerTls | None = None) -> None:
+        """:raise SealpodError: not an address, or TLS files that cannot be used."""
         host, port = split_host_port(address, what="the key broker's address")
         self._peer = (host.strip("[]"), port)
         self.address = address
+        self._tls = None if tls is None else tls.context()
 
     async def get_bundle(self, chain: bytes, policy: Policy) -> Bundle:
         """A session for this platform. RefusedError when the broker does not accept its certificates."""
@@ -94,9 +98,11 @@ class Broker:
     async def _call(self, method: str, payload: bytes) -> bytes:
         try:
             answer = await _in_thread(
-                lambda: unary.call(self._peer, SERVICE + method, payload, timeout=CALL_SECONDS)
+                lambda: unary.call(self._peer, SERVICE + method, payload, timeout=CALL_SECONDS, tls=self._tls)
             )
         except errors.UnavailableError as error:
+            if self._tls is not None and (reason := tls_failure(error.__cause__)):
+                raise self._untrusted(reason) from error
             if unary.NOT_GRPC in error.message:
                 raise self._other() from error
             reason = error.message.rpartition(": ")[2]
@@ -113,7 +119,16 @@ class Broker:
         return errors.UnavailableError(
             f"what answers at {self.address} is not a simple-kbs",
             code="kbs.not-a-broker",
-            remedy="name a key broker of simple-kbs' gRPC protocol, not an HTTP server such as another KBS",
+            remedy="name a key broker of simple-kbs' gRPC protocol, not an HTTP server such as another KBS; "
+            "for one behind TLS give --kbs-ca",
+        )
+
+    def _untrusted(self, reason: str) -> errors.VerificationError:
+        return errors.VerificationError(
+            f"no TLS with the key broker at {self.address}: {reason}",
+            code="kbs.tls",
+            remedy="name its certificate's authority by --kbs-ca and itself by a name in it; "
+            "where it asks for a certificate, give --kbs-cert and --kbs-key",
         )
 
     def _translate(self, status: unary.Status) -> errors.SealpodError:

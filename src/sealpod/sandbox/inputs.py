@@ -48,7 +48,7 @@ def command_line(spec: PodSpec) -> str:
     settings = GuestSettings(
         cpus=spec.cpus,
         kbc=spec.kbc,
-        kbs=from_guest(spec.kbs) if spec.kbs else "",
+        kbs=from_guest(spec.kbs_guest or spec.kbs) if spec.kbs else "",
         insecure_registries=spec.insecure_registries,
         debug=spec.debug,
         extra=spec.extra_cmdline,

@@ -107,7 +107,7 @@ async def _launch_measured(
     broker, bundle = None, None
     if spec.kbc != "none":
         with phase("bundle"):  # (1)
-            broker = Broker(spec.kbs)
+            broker = Broker(spec.kbs, spec.kbs_tls)
             bundle = await broker.get_bundle(await platform.certificate_chain(), spec.policy)
             seen.launch_id = bundle.launch_id
     with phase("start"):  # (2), (3)
@@ -131,6 +131,7 @@ def launch_spec(spec: PodSpec, inputs: LaunchInputs, bundle: Bundle | None) -> L
         hashes=inputs.hashes,
         hashes_gpa=inputs.hash_area.base,
         secret_gpa=inputs.secret_area.base,
+        secret_size=inputs.secret_area.size,
         firmware_size=inputs.firmware_size,
     )
 

@@ -22,6 +22,7 @@ from sealpod.kataconfig.settings import AA_KBC_PARAMS, Settings, settings_of
 from sealpod.oci.reference import ImageReference
 from sealpod.qemu.arguments import MAXIMUM_CPUS
 from sealpod.sandbox import network
+from sealpod.sandbox.brokertls import CA_VARIABLE, BrokerTls
 from sealpod.sandbox.cmdline import compose_pod
 from sealpod.sandbox.configfile import ANNOTATION, find_config, read_config, require_trusted
 from sealpod.sandbox.spec import GuestFiles, PodSpec
@@ -87,6 +88,7 @@ class PodSettings:
             policy=Policy(self.kata.policy),
             kbc=mode,
             kbs=self.kata.kbs_uri if mode != "none" else "",
+            kbs_tls=BrokerTls.of_environment() if mode != "none" else None,
             keyset=self.kata.keyset,
             memory=self.memory,
             cpus=self.cpus,
@@ -117,7 +119,7 @@ def pod_settings(
         )
     cpus = _cpus(kata, annotations)
     cmdline = pod_line(kata, cpus)
-    warnings = findings(kata)
+    warnings = (*findings(kata), *_tls_findings(kata))
     memory = _memory(kata, annotations)
     return PodSettings(path, kata, guest_files(kata), memory, cpus, cmdline, user_network, warnings)
 
@@ -154,6 +156,17 @@ def guest_files(kata: Settings) -> GuestFiles:
 
         firmware = builds.find(cache_directory())
     return GuestFiles(os.path.abspath(firmware) if kata.confidential_guest else "", kernel, initrd)
+
+
+def _tls_findings(kata: Settings) -> tuple[str, ...]:
+    """The guest speaks plain HTTP/2, so it needs another address than a host with TLS."""
+    if os.environ.get(CA_VARIABLE) and guest_kbc(kata) == f"online_sev_kbc::{kata.kbs_uri}":
+        found = (
+            f"{CA_VARIABLE} says that {kata.kbs_uri} speaks TLS, and the guest, which does not, is sent there"
+        )
+        advice = "name the broker's listener for guests by agent.aa_kbc_params= in kernel_params"
+        return (f"{found}: {advice}",)
+    return ()
 
 
 def _memory(kata: Settings, annotations: Mapping[str, str]) -> int:

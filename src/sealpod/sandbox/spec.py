@@ -9,6 +9,7 @@ from typing import Final
 from sealpod.measure.components import Components
 from sealpod.platform.port import PlatformKind
 from sealpod.qemu.arguments import Nic
+from sealpod.sandbox.brokertls import BrokerTls
 from sealpod.sandbox.cmdline import KbcMode
 from sealpod.sev.policy import Policy
 
@@ -36,6 +37,10 @@ class PodSpec:
     policy: Policy
     kbc: KbcMode = "none"
     kbs: str = ""
+    kbs_tls: BrokerTls | None = None
+    """How this host speaks TLS to the broker; None is plain HTTP/2."""
+    kbs_guest: str = ""
+    """HOST:PORT as the guest reaches it, in plain HTTP/2; empty means ``kbs``."""
     keyset: str = DEFAULT_KEYSET
     memory: int = DEFAULT_MEMORY
     cpus: int = DEFAULT_CPUS

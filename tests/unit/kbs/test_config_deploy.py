@@ -293,6 +293,17 @@ class TestKubernetes:
         (mount,) = [step["value"] for step in steps if step["path"].endswith("/volumeMounts/-")]
         assert {str(Path(path).parent) for path in (args.tls_cert, args.tls_key)} == {mount["mountPath"]}
 
+    def test_the_tls_variant_has_a_port_for_guests(self) -> None:
+        patches = load(DEPLOY / "kubernetes/tls/kustomization.yaml")["patches"]
+        steps = {one["target"]["kind"]: yaml.safe_load(one["patch"]) for one in patches}
+        words = [step["value"] for step in steps["Deployment"] if step["path"].endswith("/args/-")]
+        guests = port(str(self.args(*words).guest_listen))
+        (container,) = [step["value"] for step in steps["Deployment"] if step["path"].endswith("/ports/-")]
+        (service,) = [step["value"] for step in steps["Service"] if step["op"] == "add"]
+        (allowed,) = [step["value"] for step in steps["NetworkPolicy"]]
+        assert container["containerPort"] == service["port"] == allowed["port"] == guests
+        assert service["targetPort"] == container["name"]
+
 
 def test_no_image_is_of_a_named_registry() -> None:
     text = "\n".join(path.read_text() for path in DEPLOY.rglob("*") if path.is_file())

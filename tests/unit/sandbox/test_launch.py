@@ -61,7 +61,7 @@ class Owner:
         self.kind, self.policy = kind, policy
         self.session: Session | None = None
 
-    def __call__(self, _address: str) -> Owner:
+    def __call__(self, _address: str, _tls: object) -> Owner:
         return self
 
     async def get_bundle(self, chain: bytes, policy: Policy) -> Bundle:

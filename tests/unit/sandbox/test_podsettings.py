@@ -10,6 +10,7 @@ import pytest
 
 from sealpod.errors import AccessError, DecodeError, RefusedError, SealpodError, UsageError
 from sealpod.sandbox import configfile, podsettings
+from sealpod.sandbox.brokertls import BrokerTls
 from sealpod.sandbox.configfile import find_config, require_trusted
 from sealpod.sandbox.podsettings import MEMORY, PERIOD, QUOTA, PodSettings, pod_settings
 
@@ -69,6 +70,22 @@ def test_the_newer_spelling_announces_the_broker(settle) -> None:  # type: ignor
     mode = 'guest_pre_attestation_kbs_mode = "online"\nguest_pre_attestation_kbs_uri = "192.0.2.7:1"\n'
     spec = settle(ATTESTED + mode).spec()
     assert spec.cmdline.endswith(" agent.aa_kbc_params=online_sev_kbc::192.0.2.7:1")
+
+
+def test_tls_to_the_broker_is_the_environments(settle, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    mode = 'guest_pre_attestation_kbs_mode = "online"\nguest_pre_attestation_kbs_uri = "192.0.2.7:1"\n'
+    assert settle(ATTESTED + mode).spec().kbs_tls is None
+    for name, value in (("CA", "/ca"), ("CERT", "/cert"), ("KEY", "/key")):
+        monkeypatch.setenv(f"SEALPOD_BROKER_{name}", value)
+    found = settle(ATTESTED + mode)
+    assert found.spec().kbs_tls == BrokerTls("/ca", "/cert", "/key")
+    # The guest's client is plain: it needs a listener of its own.
+    assert any("listener for guests" in text for text in found.warnings)
+    assert not settle(ATTESTED + ONLINE).warnings
+    assert settle().spec().kbs_tls is None
+    monkeypatch.delenv("SEALPOD_BROKER_CA")
+    with pytest.raises(UsageError, match="authorities"):
+        settle(ATTESTED + ONLINE).spec()
 
 
 def test_a_word_of_ours_is_not_said_twice(settle) -> None:  # type: ignore[no-untyped-def]

@@ -116,6 +116,9 @@ class ServerConfig:
     """Whether a database that simple-kbs or an earlier version made is brought up to date at start."""
     tls: TlsFiles | None = None
     """TLS of the gRPC listener; None is plain HTTP/2, as simple-kbs' clients speak it."""
+    guest_listen: str | None = None
+    """HOST:PORT of a second listener, in plain HTTP/2, that answers nothing but guests' GetOnlineSecret; None
+    does not offer it. For a broker whose first listener has TLS."""
     rate: RateLimit = field(default_factory=RateLimit)
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
     reflection: bool = True

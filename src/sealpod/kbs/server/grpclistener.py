@@ -7,6 +7,7 @@ gRPC's core closes what is half-open, silent, idle or old; :mod:`sealpod.kbs.ser
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from typing import Final
 
 import grpc
@@ -16,7 +17,7 @@ from grpc_reflection.v1alpha import reflection
 from sealpod.errors import UnavailableError
 from sealpod.kbs.server.config import ConnectionLimits, split_listen
 from sealpod.kbs.server.readiness import HealthReporter
-from sealpod.kbs.server.service import SERVICE, Service
+from sealpod.kbs.server.service import METHODS, SERVICE, Service
 from sealpod.kbs.server.tls import Credentials
 
 MAX_MESSAGE: Final = 256 * 1024
@@ -41,12 +42,13 @@ class GrpcListener:
         *,
         credentials: Credentials | None = None,
         with_reflection: bool = True,
+        methods: Collection[str] = METHODS,
     ) -> None:
         """:raise UsageError: not an address. :raise UnavailableError: it is taken."""
         host, port = split_listen(listen)
         self._service = service
         self._server = grpc.aio.server(options=_options(limits))
-        self._server.add_generic_rpc_handlers((service.handlers(),))
+        self._server.add_generic_rpc_handlers((service.handlers(methods),))
         health_pb2_grpc.add_HealthServicer_to_server(reporter.servicer, self._server)
         if with_reflection:
             reflection.enable_server_reflection((*SERVICES, reflection.SERVICE_NAME), self._server)

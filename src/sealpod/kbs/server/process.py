@@ -29,7 +29,7 @@ from sealpod.kbs.server.loop import LoopThread
 from sealpod.kbs.server.metrics import Metrics
 from sealpod.kbs.server.ops import ops_app, ops_routes
 from sealpod.kbs.server.readiness import HealthReporter, Readiness
-from sealpod.kbs.server.service import SERVICE, Service
+from sealpod.kbs.server.service import GUEST_METHODS, SERVICE, Service
 from sealpod.kbs.server.tls import Credentials
 from sealpod.kbs.server.web import WebListener
 from sealpod.kbs.server.webhook import Webhook
@@ -62,6 +62,7 @@ class Process:
     """All of it."""
 
     grpc: GrpcListener
+    guests: GrpcListener | None = None
     ops: WebListener | None = None
     admin: WebListener | None = None
 
@@ -118,13 +119,23 @@ class Process:
             credentials=self.tls,
             with_reflection=config.reflection,
         )
+        if config.guest_listen is not None:
+            self.guests = GrpcListener(
+                config.guest_listen,
+                service,
+                self._reporter,
+                config.connections,
+                with_reflection=False,
+                methods=GUEST_METHODS,
+            )
         self._add_gauges()
         if config.ops_listen is not None:
             self.ops = WebListener(ops_app(self._readiness, self.metrics), config.ops_listen)
         if config.admin is not None and self._admin is not None:
             self.admin = self._admin_listener(config.admin, self._admin)
         await self._reporter.start()
-        await self.grpc.start()
+        for listener in self._listeners():
+            await listener.start()
         for web in self._webs():
             await web.start()
         self._follow(self._reporter.follow())
@@ -135,6 +146,9 @@ class Process:
         app = api.app(ops_routes(self._readiness, self.metrics))
         tls = self._admin_tls
         return WebListener(app, config.listen, None if tls is None else tls.for_http())
+
+    def _listeners(self) -> list[GrpcListener]:
+        return [listener for listener in (self.grpc, self.guests) if listener is not None]
 
     def _webs(self) -> list[WebListener]:
         return [web for web in (self.ops, self.admin) if web is not None]
@@ -227,7 +241,7 @@ class Process:
         if self.config.drain_delay > 0:
             _logger.info("draining: calls are refused in %g seconds", self.config.drain_delay)
             await asyncio.sleep(self.config.drain_delay)
-        await self.grpc.stop(grace)
+        await asyncio.gather(*(listener.stop(grace) for listener in self._listeners()))
         for web in self._webs():
             await web.stop()
 

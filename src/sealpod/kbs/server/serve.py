@@ -50,6 +50,7 @@ class RunningBroker:
     def __init__(self, process: Process) -> None:
         self._process = process
         self.address = process.grpc.address
+        self.guest_address = None if process.guests is None else process.guests.address
         self.ops_address = None if process.ops is None else process.ops.address
         self.admin_address = None if process.admin is None else process.admin.address
 

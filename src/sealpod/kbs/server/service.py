@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
 from contextvars import copy_context
@@ -36,6 +36,9 @@ from sealpod.kbs.server.metrics import Metrics
 from sealpod.wire.pb import keybroker_pb2 as pb
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["KeyBrokerService"].full_name
+METHODS: Final = ("GetBundle", "GetSecret", "GetOnlineSecret")
+GUEST_METHODS: Final = ("GetOnlineSecret",)
+"""What a guest asks for; its answers are sealed with the key of its connection."""
 CODE_KEY: Final = "sealpod-code"
 REMEDY_KEY: Final = "sealpod-remedy"
 REQUEST_KEY: Final = "sealpod-request"
@@ -95,13 +98,14 @@ class Service:
         if not self._open:
             self._idle.set()
 
-    def handlers(self) -> grpc.GenericRpcHandler:
-        """The service, to be added to a gRPC server of an event loop."""
-        methods = {
+    def handlers(self, methods: Collection[str] = METHODS) -> grpc.GenericRpcHandler:
+        """The service, to be added to a gRPC server of an event loop; these of its calls."""
+        handlers = {
             name: grpc.stream_unary_rpc_method_handler(self._handler(name, message, call))
             for name, message, call in _METHODS
+            if name in methods
         }
-        return grpc.method_handlers_generic_handler(SERVICE, methods)
+        return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
     def _handler(
         self, name: str, message: type[Message], call: Call
