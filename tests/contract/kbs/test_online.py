@@ -123,6 +123,15 @@ def test_a_broken_connection_is_refused(host: Any, owner: Any, column: str) -> N
     assert "short" not in refused.text
 
 
+def test_text_where_a_number_should_be(host: Any, owner: Any, database: Any) -> None:
+    if database.kind != "sqlite":
+        pytest.skip("only SQLite keeps such a row")
+    connection = host.connect()
+    owner(f"UPDATE conn_bundle SET fw_api_major='many' WHERE id='{connection['client_id']}'")
+    refused = host.client.refusal(host.client.online, connection["client_id"])
+    assert refused.code == "connection.malformed"
+
+
 @pytest.mark.parametrize("text", ["", "x", "0" * 40, "{00000000-0000-4000-8000-000000000000}"])
 def test_malformed_client(host: Any, text: str) -> None:
     refused = host.client.refusal(host.client.online, text)

@@ -69,21 +69,19 @@ _RESOURCE: Final = (
 )
 # Of a connection's second row; none when simple-kbs made it.
 _OURS: Final = ("root", "ark", "chain", "chip", "created_at")
+_CLAIMED: Final = {
+    "policy": int,
+    "fw_api_major": int,
+    "fw_api_minor": int,
+    "fw_build_id": int,
+    "launch_description": str,
+    "fw_digest": str,
+    "symkey": str,
+}
 # Dates are not selected as such: SQLite keeps what a hand-written statement put there.
 _CONNECTION: Final = (
     select(
-        *(
-            schema.conn_bundle.c[name]
-            for name in (
-                "policy",
-                "fw_api_major",
-                "fw_api_minor",
-                "fw_build_id",
-                "launch_description",
-                "fw_digest",
-                "symkey",
-            )
-        ),
+        *(schema.conn_bundle.c[name] for name in _CLAIMED),
         *(schema.connections.c[name] for name in _OURS),
     )
     .select_from(
@@ -147,7 +145,8 @@ class SqlBrokerStore:
         row = next(iter(fetch(self._engine, _CONNECTION, {"id": str(client_id)})), None)
         if row is None:
             return None
-        if None in tuple(row)[: -len(_OURS)]:
+        # NULL, or text where SQLite should have a number.
+        if not all(isinstance(getattr(row, name), kind) for name, kind in _CLAIMED.items()):
             raise _malformed()
         evidence = Evidence(
             columns.unsigned(row.policy),
