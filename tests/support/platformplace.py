@@ -20,6 +20,7 @@ from sealpod.sev.status import Status
 
 POLICY = Policy(0x18000003)
 SECRET_GPA = 0x10800
+SECRET_SIZE = 0x400
 CONTENT = Content()
 
 
@@ -71,6 +72,7 @@ def spec_of(owner_session: Session | None, **changes: object) -> LaunchSpec:
         "hashes": CONTENT.hashes,
         "hashes_gpa": HASHES_GPA,
         "secret_gpa": SECRET_GPA,
+        "secret_size": SECRET_SIZE,
         "firmware_size": len(CONTENT.flash),
     }
     return LaunchSpec(**(values | changes))  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from sealpod.errors import UsageError
 
 if TYPE_CHECKING:
     from sealpod.platform.port import LaunchSpec
+    from sealpod.sev.packet import Packet
 
 TOP_OF_FLASH: Final = 4 << 30
 """Guest physical address at which the flash ends."""
@@ -28,12 +29,18 @@ def check_spec(spec: LaunchSpec) -> None:
         raise UsageError(f"a flash of {spec.firmware_size} bytes", code="platform.flash-size")
 
 
-def secret_area(spec: LaunchSpec) -> int:
-    """Where the launch secret goes; UsageError when the firmware takes none."""
-    if spec.secret_gpa is None:
+def secret_place(spec: LaunchSpec, packet: Packet) -> int:
+    """Where the packet's secret goes; UsageError when the firmware takes none, or not one of this size."""
+    if spec.secret_gpa is None or spec.secret_size is None:
         raise UsageError(
             "the firmware has no launch secret area",
             code="platform.no-secret-area",
             remedy="use an OVMF built for SEV (AmdSev)",
+        )
+    if len(packet.data) > spec.secret_size:
+        raise UsageError(
+            f"the secret has {len(packet.data)} bytes, the firmware's area for it {spec.secret_size}",
+            code="platform.secret-size",
+            remedy="put less into the secret: fewer keys, or an online key broker client",
         )
     return spec.secret_gpa

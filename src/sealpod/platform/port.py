@@ -86,6 +86,8 @@ class LaunchSpec:
     """Guest physical address of the firmware's hashes area."""
     secret_gpa: int | None
     """Guest physical address of the firmware's launch secret area."""
+    secret_size: int | None
+    """Bytes of that area: what lies behind it is not the secret's to overwrite."""
     firmware_size: int
     """Bytes of flash, which ends at 4 GiB."""
 

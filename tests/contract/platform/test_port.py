@@ -219,10 +219,31 @@ def test_a_specification_with_half_of_something_is_refused(driver: Driver, state
             for half in halves:
                 with pytest.raises(UsageError):
                     await place.platform.launch(spec_of(session, **half))
-            async with place.launched(spec_of(session, secret_gpa=None)) as (launch, guest):
-                await launch.measure(guest)
-                with pytest.raises(UsageError):
-                    await launch.inject(guest, Packet(bytes(52), bytes(16)))
+            for missing in ("secret_gpa", "secret_size"):
+                async with place.launched(spec_of(session, **{missing: None})) as (launch, guest):
+                    packet = verified(session, await launch.measure(guest)).pack(SECRET, iv=IV)
+                    with pytest.raises(UsageError) as caught:
+                        await launch.inject(guest, packet)
+                    assert caught.value.code == "platform.no-secret-area"
+
+    asyncio.run(main())
+
+
+def test_a_secret_larger_than_the_firmwares_area_is_refused(driver: Driver, state_dir: str) -> None:
+    """What lies behind the area is the hashes the guest checks its kernel with."""
+
+    async def main() -> None:
+        async with opened(driver, state_dir) as place:
+            session = await place.owner()
+            async with place.launched(spec_of(session, secret_size=len(SECRET))) as (launch, guest):
+                owner = verified(session, await launch.measure(guest))
+                behind = guest.ram(SECRET_GPA, 4096)
+                with pytest.raises(UsageError) as caught:
+                    await launch.inject(guest, owner.pack(SECRET + bytes(16), iv=IV))
+                assert caught.value.code == "platform.secret-size"
+                assert guest.ram(SECRET_GPA, 4096) == behind
+                await launch.inject(guest, owner.pack(SECRET, iv=IV))
+                await launch.finish(guest)
 
     asyncio.run(main())
 

@@ -62,7 +62,9 @@ def test_a_paused_guest_is_measured_as_its_files_say(tmp_path: Path, policy: Pol
             chain = Chain.decode(await platform.certificate_chain())
             session = Session.create(chain.pdh, policy, rng=random.Random("owner").randbytes)
             owner = (session.godh.encode(), session.blob)
-            spec = LaunchSpec(policy, *owner, table, hashes_gpa, secret_gpa, len(flash))
+            spec = LaunchSpec(
+                policy, *owner, table, hashes_gpa, secret_gpa, areas.secret_block.size, len(flash)
+            )
             launch = await platform.launch(spec)
             files = (image.firmware, image.kernel, image.initrd)
             machine_spec = MachineSpec("contract", *files, CMDLINE, 256, cpus, "tcg", nics=())

@@ -66,7 +66,7 @@ def test_every_command_of_a_launch_is_there_and_no_secret_is(
         platform = await open_model(state_dir)
         session = Session.create(Chain.decode(await platform.certificate_chain()).pdh, policy, rng=os.urandom)
         guest = FakeGuest(Content())
-        spec = LaunchSpec(policy, session.godh.encode(), session.blob, None, None, None, len(FLASH))
+        spec = LaunchSpec(policy, session.godh.encode(), session.blob, None, None, None, None, len(FLASH))
         launch = await platform.launch(spec)
         await launch.measure(guest)
         await launch.finish(guest)

@@ -29,7 +29,7 @@ from sealpod.platform.port import LaunchSpec
 from sealpod.sev.policy import Policy
 from sealpod.sev.status import Status
 
-PLAIN = LaunchSpec(Policy(0), None, None, None, None, None, 4096)
+PLAIN = LaunchSpec(Policy(0), None, None, None, None, None, None, 4096)
 
 
 def descriptors() -> int:
@@ -339,10 +339,10 @@ def test_an_unsealed_flash_copy_is_refused(state_dir: str) -> None:
 @pytest.mark.parametrize(
     "spec",
     [
-        LaunchSpec(Policy(0), bytes(2084), None, None, None, None, 4096),
-        LaunchSpec(Policy(0), None, bytes(128), None, None, None, 4096),
-        LaunchSpec(Policy(0), None, None, bytes(176), None, None, 4096),
-        LaunchSpec(Policy(0), None, None, None, None, None, 0),
+        LaunchSpec(Policy(0), bytes(2084), None, None, None, None, None, 4096),
+        LaunchSpec(Policy(0), None, bytes(128), None, None, None, None, 4096),
+        LaunchSpec(Policy(0), None, None, bytes(176), None, None, None, 4096),
+        LaunchSpec(Policy(0), None, None, None, None, None, None, 0),
     ],
 )
 def test_a_spec_that_cannot_be_launched_is_a_usage_error(state_dir: str, spec: LaunchSpec) -> None:

@@ -17,7 +17,7 @@ from sealpod.platform.port import LaunchSpec
 from sealpod.sev.policy import Policy
 from sealpod.sev.status import Status
 
-PLAIN = LaunchSpec(Policy(0), None, None, None, None, None, 4096)
+PLAIN = LaunchSpec(Policy(0), None, None, None, None, None, None, 4096)
 
 
 async def kill(platform: ModelPlatform) -> None:

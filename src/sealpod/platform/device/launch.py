@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from sealpod.errors import SealpodError, UnavailableError
-from sealpod.platform.checks import secret_area
+from sealpod.platform.checks import secret_place
 from sealpod.platform.device import replies
 from sealpod.platform.device.failures import qemu_error
 from sealpod.platform.device.properties import sev_guest
@@ -90,7 +90,7 @@ class DeviceLaunch:
 
     async def inject(self, guest: PausedGuest, packet: Packet) -> None:
         """LAUNCH_SECRET."""
-        gpa = secret_area(self._spec)
+        gpa = secret_place(self._spec, packet)
         self._require(_Phase.MEASURED)
         arguments = {
             "packet-header": base64.b64encode(packet.header).decode(),

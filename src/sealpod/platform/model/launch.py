@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from sealpod.errors import FirmwareError, OperationError, SealpodError, UnavailableError
 from sealpod.measure.ovmf import Ovmf
-from sealpod.platform.checks import TOP_OF_FLASH, secret_area
+from sealpod.platform.checks import TOP_OF_FLASH, secret_place
 from sealpod.platform.model.channel import Channel, GuestMemory
 from sealpod.platform.model.commands import Command
 from sealpod.platform.model.server import FLASH, PAGE, RAM
@@ -110,7 +110,7 @@ class ModelLaunch:
 
     async def inject(self, guest: PausedGuest, packet: Packet) -> None:
         """LAUNCH_SECRET into the guest's RAM."""
-        gpa = secret_area(self._spec)
+        gpa = secret_place(self._spec, packet)
         values = {"handle": self._handle, "paddr": gpa, "guest_length": len(packet.data)}
         parts = {"header": packet.header, "data": packet.data}
         memory = GuestMemory(RAM, guest.ram_fd)
