@@ -70,10 +70,16 @@ def add_verbs(parser: argparse.ArgumentParser) -> Verbs:
     return parser.add_subparsers(dest="verb", metavar="VERB", required=True)
 
 
-def add_verb(verbs: Verbs, name: str, text: str, execute: Action) -> argparse.ArgumentParser:
+def add_verb(
+    verbs: Verbs, name: str, text: str, execute: Action, epilog: str = ""
+) -> argparse.ArgumentParser:
     """A verb, described by a sentence without its stop."""
     parser: argparse.ArgumentParser = verbs.add_parser(
-        name, help=text, description=f"{text[0].upper()}{text[1:]}."
+        name,
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}.",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_output(parser, execute)
     return parser

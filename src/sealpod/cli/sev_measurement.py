@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sealpod.cli.sev_common import (
     LARGE_FILE,
-    add_output,
+    add_verb,
     add_verbs,
     base64_or_path,
     from_base64,
@@ -43,14 +43,7 @@ MAX_CPUS: Final = 4096
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declare the verb and its options."""
     verbs = add_verbs(parser)
-    text = "calculate a launch measurement"
-    build = verbs.add_parser(
-        "build",
-        help=text,
-        description=f"{text[0].upper()}{text[1:]}.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    build = add_verb(verbs, "build", "calculate a launch measurement", _run, EPILOG)
     for option, what in (
         ("--api-major", "SEV API major version of the platform's firmware"),
         ("--api-minor", "SEV API minor version"),
@@ -79,7 +72,6 @@ def declare(parser: argparse.ArgumentParser) -> None:
     build.add_argument("--vmsa-cpu0", metavar="FILE", help="page of the first vCPU")
     build.add_argument("--vmsa-cpu1", metavar="FILE", help="page of each other vCPU")
     build.add_argument("--outfile", metavar="FILE", help="write the 48 bytes there")
-    add_output(build, _run)
 
 
 def _run(args: argparse.Namespace) -> int:

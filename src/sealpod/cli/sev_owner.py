@@ -126,21 +126,21 @@ def _provision(args: argparse.Namespace) -> int:
 
 
 def _reset(args: argparse.Namespace) -> int:
-    async def work(platform: Platform) -> None:
-        await step("error resetting platform", platform.reset())
-
-    kind, (status, pdh) = _change(args, work)
-    note(RESET_LOSES)
-    print_result(args, f"new PDH: {pdh}", {"platform": kind, "owned": status.owned, "pdh": pdh})
-    return 0
+    return _renew(args, "error resetting platform", lambda platform: platform.reset(), RESET_LOSES)
 
 
 def _rotate(args: argparse.Namespace) -> int:
-    async def work(platform: Platform) -> None:
-        await step("unable to rotate PDH", platform.pdh_gen())
+    return _renew(args, "unable to rotate PDH", lambda platform: platform.pdh_gen(), ROTATE_LOSES)
 
-    kind, (status, pdh) = _change(args, work)
-    note(ROTATE_LOSES)
+
+def _renew(
+    args: argparse.Namespace,
+    context: str,
+    command: Callable[[Platform], Coroutine[object, object, None]],
+    loses: str,
+) -> int:
+    kind, (status, pdh) = _change(args, lambda platform: step(context, command(platform)))
+    note(loses)
     print_result(args, f"new PDH: {pdh}", {"platform": kind, "owned": status.owned, "pdh": pdh})
     return 0
 

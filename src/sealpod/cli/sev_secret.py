@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from sealpod.cli.sev_common import (
-    add_output,
+    add_verb,
     add_verbs,
     base64_or_path,
     from_base64,
@@ -37,14 +37,7 @@ kept from others.
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declare the verb and its options."""
     verbs = add_verbs(parser)
-    text = "encrypt secrets for a launch"
-    build = verbs.add_parser(
-        "build",
-        help=text,
-        description=f"{text[0].upper()}{text[1:]}.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    build = add_verb(verbs, "build", "encrypt secrets for a launch", _run, EPILOG)
     build.add_argument(
         "--tik",
         metavar="FILE|BASE64",
@@ -74,7 +67,6 @@ def declare(parser: argparse.ArgumentParser) -> None:
     build.add_argument("--iv", help=argparse.SUPPRESS)
     build.add_argument("header", metavar="HEADER", help="file to write the packet's header to")
     build.add_argument("payload", metavar="PAYLOAD", help="file to write the encrypted table to")
-    add_output(build, _run)
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sealpod.cli.sev_common import (
     LARGE_FILE,
-    add_output,
     add_verb,
     add_verbs,
     note,
@@ -36,13 +35,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
         ("build", "write the page of a vCPU", _build),
         ("update", "change signature or start address of a page", _update),
     ):
-        verb = verbs.add_parser(
-            name,
-            help=text,
-            description=f"{text[0].upper()}{text[1:]}.",
-            epilog=EPILOG,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+        verb = add_verb(verbs, name, text, execute, EPILOG)
         verb.add_argument("file", metavar="FILE", help="the page, 4096 bytes")
         verb.add_argument("--cpu", metavar="N", required=True, help="number of the vCPU, from 0")
         verb.add_argument(
@@ -51,7 +44,6 @@ def declare(parser: argparse.ArgumentParser) -> None:
         for option in ("family", "model", "stepping"):
             verb.add_argument(f"--{option}", metavar="N", default="0", help=f"{option} of the CPU")
         verb.add_argument("--firmware", metavar="FILE", help="the guest's OVMF")
-        add_output(verb, execute)
     show = add_verb(verbs, "show", "print a page's fields as JSON", _show)
     show.add_argument("file", metavar="FILE", help="the page, 4096 bytes")
 

@@ -22,10 +22,9 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from io import BufferedReader
 from typing import Final
 
-from sealpod.errors import NotFoundError, OperationError, UsageError
+from sealpod.errors import OperationError, UsageError
 from sealpod.kataconfig.annotations import apply_annotations
 from sealpod.kataconfig.commandline import GuestKeys, Release, command_line, guest_keys
 from sealpod.kataconfig.document import parse
@@ -37,12 +36,14 @@ from sealpod.measure.hashes import HashesTable, cmdline_hash
 from sealpod.measure.launch import SEV, SEV_ES, SNP, Launch, Vcpus, measure_sev, measure_seves, measure_snp
 from sealpod.measure.ovmf import Ovmf
 from sealpod.qemu.vcpu import EMULATED_SIGNATURE
+from sealpod.sandbox.measuredfiles import hash_file, open_file
 from sealpod.sandbox.podsettings import findings, guest_files, pod_line
 from sealpod.sandbox.spec import GuestFiles
 from sealpod.sev.policy import Policy, PolicyFlag
 
 MAX_FIRMWARE: Final = 64 << 20
 """Bytes; QEMU's flash is at most 8 MiB unless it is told otherwise."""
+_COPIES: Final = "give copies of the node's files with --ovmf, --kernel and --initrd"
 _HASHED: Final = {
     (Release.SEALPOD, SEV),
     (Release.SEALPOD, SEV_ES),
@@ -234,7 +235,7 @@ def _files(node: Node, settings: Settings) -> GuestFiles:
 
 
 def _read(path: str, what: str) -> bytes:
-    with _open(path, what) as source:
+    with open_file(path, what, _COPIES) as source:
         data = source.read(MAX_FIRMWARE + 1)
     if len(data) > MAX_FIRMWARE:
         raise OperationError(f"the {what} {path} has more than {MAX_FIRMWARE} bytes", code="ovmf.size")
@@ -244,16 +245,4 @@ def _read(path: str, what: str) -> bytes:
 def _hash(path: str, what: str) -> bytes:
     if not path:
         return hashlib.sha256(b"").digest()
-    with _open(path, what) as source:
-        return hashlib.file_digest(source, "sha256").digest()
-
-
-def _open(path: str, what: str) -> BufferedReader:
-    try:
-        return open(path, "rb")
-    except OSError as error:
-        raise NotFoundError(
-            f"the guest's {what} {path} cannot be read: {error.strerror}",
-            code="guest.missing",
-            remedy="give copies of the node's files with --ovmf, --kernel and --initrd",
-        ) from error
+    return hash_file(path, what, _COPIES)

@@ -11,12 +11,10 @@ Kernel and initrd are hashed piece by piece: a process that outlives the launch 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from io import BufferedReader
 
-from sealpod.errors import DecodeError, NotFoundError
+from sealpod.errors import DecodeError
 from sealpod.measure.components import Components
 from sealpod.measure.firmware import Firmware
 from sealpod.measure.hashes import HashesTable, cmdline_hash
@@ -24,6 +22,7 @@ from sealpod.measure.ovmf import Area
 from sealpod.measure.sevlaunch import measure_sev, measure_seves
 from sealpod.measure.vcpus import Vcpus
 from sealpod.sandbox.cmdline import GuestSettings, compose
+from sealpod.sandbox.measuredfiles import hash_file, open_file
 from sealpod.sandbox.network import from_guest
 from sealpod.sandbox.spec import PodSpec
 from sealpod.sev.policy import PolicyFlag
@@ -79,8 +78,8 @@ def _read(spec: PodSpec, vcpus: Vcpus | None) -> LaunchInputs:
         )
     table = HashesTable(
         cmdline=cmdline_hash(cmdline),
-        initrd=_hash(spec.files.initrd, "initrd"),
-        kernel=_hash(spec.files.kernel, "kernel"),
+        initrd=hash_file(spec.files.initrd, "initrd"),
+        kernel=hash_file(spec.files.kernel, "kernel"),
     )
     if vcpus is None:
         launch = measure_sev(firmware, lambda: table)
@@ -100,25 +99,9 @@ def _read(spec: PodSpec, vcpus: Vcpus | None) -> LaunchInputs:
 def require_files(spec: PodSpec) -> None:
     """Raise NotFoundError unless kernel and initrd can be read (a plain guest is not hashed)."""
     for path, what in ((spec.files.kernel, "kernel"), (spec.files.initrd, "initrd")):
-        _open(path, what).close()
+        open_file(path, what).close()
 
 
 def _firmware(path: str) -> bytes:
-    with _open(path, "firmware") as source:
+    with open_file(path, "firmware") as source:
         return source.read()
-
-
-def _hash(path: str, what: str) -> bytes:
-    with _open(path, what) as source:
-        return hashlib.file_digest(source, "sha256").digest()
-
-
-def _open(path: str, what: str) -> BufferedReader:
-    try:
-        return open(path, "rb")
-    except OSError as error:
-        raise NotFoundError(
-            f"the guest's {what} {path} cannot be read: {error.strerror}",
-            code="guest.missing",
-            remedy="run `sealpod guest build`, or correct the path in the configuration",
-        ) from error

@@ -18,7 +18,8 @@ from sealpod.measure.hashes import HashesTable
 from sealpod.measure.launch import Launch, Vcpus, measure_sev, measure_seves, measure_snp
 from sealpod.measure.vcpu import named
 from sealpod.qemu.arguments import MAXIMUM_CPUS
-from sealpod.sandbox import foretell as module
+from sealpod.sandbox import foretell as foretelling
+from sealpod.sandbox import measuredfiles
 from sealpod.sandbox.foretell import Foretold, Node, foretell
 from sealpod.sandbox.podsettings import pod_line
 
@@ -142,13 +143,14 @@ def test_a_missing_file_is_named(config: str, tmp_path: Path) -> None:
 
 def test_many_sizes_read_and_hash_each_file_once(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
-    real = module._open
+    real = measuredfiles.open_file
 
-    def counted(path: str, what: str) -> object:
+    def counted(path: str, what: str, remedy: str) -> object:
         opened.append(what)
-        return real(path, what)
+        return real(path, what, remedy)
 
-    monkeypatch.setattr(module, "_open", counted)
+    for module in (foretelling, measuredfiles):
+        monkeypatch.setattr(module, "open_file", counted)
     found = foretell(Node(config), {}, counts=range(1, 9))
     assert len(set(digests(found))) == 8
     assert sorted(opened) == ["firmware", "initrd", "kernel"]
