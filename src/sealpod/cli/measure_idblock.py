@@ -47,7 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--policy", metavar="VALUE", type=_number, default=DEFAULT_POLICY, help="default 0x30000"
     )
     parser.add_argument("--block-version", metavar="N", type=_number, default=1, help="default 1")
-    parser.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    parser.add_argument(
+        "-o", "--output", choices=("text", "json"), default="text", help="what to print (default: text)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
