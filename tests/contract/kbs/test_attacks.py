@@ -74,9 +74,8 @@ def replica(database: TestDatabase, platform: Any, host: Any, tmp_path: Path) ->
                 "127.0.0.1:0",
                 database.url,
                 keks=KekSources(database.kek),
-                trust_arks=(platform.fingerprint,),
                 resources=str(resources),
-                **options,
+                **{"trust_arks": (platform.fingerprint,), **options},
             )
             client = type(host.client)(stack.enter_context(serve(config)).address)
             stack.callback(client.channel.close)
@@ -96,6 +95,21 @@ def test_01_a_root_of_the_attackers_own(host: Any) -> None:
     forged = type(host.platform)()
     refused = host.client.refusal(host.client.bundle, base64.b64encode(forged.chain).decode())
     assert refused.code == "chain.untrusted-root"
+
+
+def test_01_a_root_that_is_not_trusted_any_more(host: Any, replica: Replica) -> None:
+    """What began under a root ends with the trust in it: launches and connections, not only new bundles."""
+    connection, launched = host.connect(), host.launch()
+    there = replica(trust_arks=())
+    for call in (
+        lambda: there.client.secret(KEY, **launched.claim),
+        lambda: there.client.online(connection["client_id"], KEY),
+    ):
+        refused = host.client.refusal(call)
+        assert refused.code == "chain.untrusted-root"
+    # Nothing was spent on the refusals.
+    assert launched.open(host.client.secret(KEY, **launched.claim))
+    assert host.client.fetch(connection, KEY)
 
 
 def test_02_a_debuggable_launch_that_claims_a_strict_policy(host: Any, owner: Any) -> None:

@@ -125,8 +125,9 @@ class KeyBroker:
         1. the launch id and the requests are well formed;
         2. the claimed version fits the measurement, and every policy agrees (a refusal here costs the
            caller nothing: it may ask again with the same launch id);
-        3. the launch is in progress, and was opened under the policy now claimed (stops a host that opens a
-           debuggable launch and claims a strict policy for the release);
+        3. the launch is in progress, on a platform whose root is trusted still, and was opened under the
+           policy now claimed (stops a host that opens a debuggable launch and claims a strict policy for the
+           release);
         4. measurement and digest are well formed, everything asked for exists and fits the guest's area;
         5. the measurement proves digest, policy and version, and the table is sealed for this launch;
         6. the launch id is spent, whether (5) held or not, new connections are kept and the decision is
@@ -149,6 +150,7 @@ class KeyBroker:
             materials = self._approve(decision, requests, self._asker(evidence, platform))  # (2)
             if launch is None:  # (3)
                 raise launch_unknown(launch_id)
+            self._chains.check_root(launch.platform)
             _same_policy(decision, launch, evidence)
             measurement = claim.measured(evidence)  # (4)
             table = self._table(requests, materials)
@@ -167,7 +169,8 @@ class KeyBroker:
     ) -> OnlineReply:
         """Release secrets to a running guest.
 
-        1. the client id is well formed, known, and its time is not over; 2. the requests are well formed;
+        1. the client id is well formed, known, its time is not over, and the root of its platform is trusted
+        still; 2. the requests are well formed;
         3. every policy agrees with what the guest's launch was; 4. everything exists; 5. encrypt under the
         connection's key, bound to this request; 6. the connection has replies left, and the decision is
         written down.
@@ -255,6 +258,7 @@ class KeyBroker:
             if connection is None:
                 raise NotFoundError(NO_ROWS, code="connection.unknown", remedy=_CONNECTION_REMEDY)
             began = connection.created_at
+            self._chains.check_root(connection.platform)
             if began is not None and began + self._limits.connection_ttl <= self._clock():
                 raise RefusedError("its time is over", code="connection.expired", remedy=_CONNECTION_REMEDY)
         return connection

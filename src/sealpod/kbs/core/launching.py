@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from sealpod.errors import DecodeError, NotFoundError
+from sealpod.errors import DecodeError, NotFoundError, VerificationError
 from sealpod.kbs.core.encoding import decode_base64
 from sealpod.kbs.core.records import Platform
 from sealpod.sev.cert import Certificate
@@ -53,6 +53,22 @@ class ChainVerifier:
 
     def __len__(self) -> int:
         return len(self._known)
+
+    def check_root(self, platform: Platform | None) -> None:
+        """Of a platform whose chain was verified before: is its root one of those trusted now?
+
+        A guest that simple-kbs launched has no platform on record, and no root to compare.
+
+        :raise VerificationError: ``chain.untrusted-root``.
+        """
+        with self._lock:
+            trusted = self._trusted
+        if platform is not None and platform.ark not in trusted:
+            raise VerificationError(
+                f"the root of its platform is not trusted any more (ARK, SHA-256 {platform.ark})",
+                code="chain.untrusted-root",
+                remedy="trust this root again, or launch the guest on another platform",
+            )
 
     def verify(self, text: str) -> Verified:
         """``text`` is the chain in base64.
