@@ -12,6 +12,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -338,6 +339,19 @@ def host(platform: TestPlatform, client: Client) -> Host:
     return Host(platform, client)
 
 
+@pytest.fixture
+def host_at(platform: TestPlatform) -> Iterator[Callable[[str], Host]]:
+    """A host that talks to the broker at an address, for a test that starts its own."""
+    with ExitStack() as stack:
+
+        def made(address: str) -> Host:
+            client = Client(address)
+            stack.callback(client.channel.close)
+            return Host(platform, client)
+
+        yield made
+
+
 SEED = (
     f"REPLACE INTO secrets VALUES (10,'key_id1','{KEY_B64}',NULL)",
     "REPLACE INTO keysets VALUES (10,'KEYSET-1','[\"key_id1\"]',NULL)",
@@ -345,13 +359,29 @@ SEED = (
 """What simple-kbs' database image begins with."""
 
 
+class Owner:
+    """Runs SQL as the key owner, by the database's own client program. ``used`` tells whether it has."""
+
+    def __init__(self, database: TestDatabase) -> None:
+        self._database = database
+        self.used = False
+
+    def __call__(self, *statements: str) -> None:
+        self.used = True
+        self._database.sql(*statements)
+
+
 @pytest.fixture
-def owner(database: TestDatabase) -> Iterator[Any]:
+def owner(database: TestDatabase) -> Iterator[Owner]:
     """Runs SQL for the length of a test; the seeded secret and keyset are put back after it."""
-    yield database.sql
-    database.sql(
-        *SEED,
-        "DELETE FROM policy",
-        "DELETE FROM secrets WHERE id > 10",
-        "DELETE FROM keysets WHERE id > 10",
-    )
+    made = Owner(database)
+    yield made
+    if made.used:
+        database.sql(
+            *SEED,
+            "DELETE FROM policy",
+            "DELETE FROM secrets WHERE id > 10",
+            "DELETE FROM keysets WHERE id > 10",
+            "DELETE FROM report_keypair",
+            "DELETE FROM resources",
+        )

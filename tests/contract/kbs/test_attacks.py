@@ -84,12 +84,6 @@ def replica(database: TestDatabase, platform: Any, host: Any, tmp_path: Path) ->
         yield start
 
 
-@pytest.fixture(autouse=True)
-def _tables_as_before(owner: Any) -> Iterator[None]:
-    yield
-    owner("DELETE FROM report_keypair", "DELETE FROM resources")
-
-
 def test_01_a_root_of_the_attackers_own(host: Any) -> None:
     """A whole chain, self-made: its maker would know the transport keys and forge every measurement."""
     forged = type(host.platform)()

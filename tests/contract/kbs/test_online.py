@@ -127,7 +127,7 @@ def test_text_where_a_number_should_be(host: Any, owner: Any, database: Any) -> 
     connection = host.connect()
     statement = f"UPDATE conn_bundle SET fw_api_major='many' WHERE id='{connection['client_id']}'"
     if database.kind != "sqlite":
-        with pytest.raises(RuntimeError, match="fw_api_major|integer"):
+        with pytest.raises(RuntimeError, match=r"fw_api_major|integer"):
             owner(statement)
         return
     owner(statement)

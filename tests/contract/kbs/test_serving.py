@@ -50,9 +50,7 @@ def process(platform: Any, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[st
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_command_serves_and_stops(
-    process: Any, platform: Any, host: Any, number: int, tmp_path: Path
-) -> None:
+def test_the_command_serves_and_stops(process: Any, host_at: Any, number: int, tmp_path: Path) -> None:
     running, url, address = process
     key = tmp_path / "key"
     key.write_bytes(b"k" * 32)
@@ -65,10 +63,9 @@ def test_the_command_serves_and_stops(
         )
         _, errors = done.communicate(timeout=30)
         assert done.returncode == 0, errors
-    client = type(host.client)(address)
-    launched = type(host)(platform, client).launch()
-    table = launched.open(client.secret(BUNDLE, **launched.claim))
-    client.channel.close()
+    host = host_at(address)
+    launched = host.launch()
+    table = launched.open(host.client.secret(BUNDLE, **launched.claim))
     assert json.loads(table[GUID]) == {"key_id1": base64.b64encode(b"k" * 32).decode()}
     running.send_signal(number)
     _, log = running.communicate(timeout=30)
