@@ -123,8 +123,8 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
 class Serving:
     """A broker with other settings than the shared one."""
 
-    def __init__(self, host: Any, platform: Any, tmp_path: Path) -> None:
-        self._types = type(host), type(host.client)
+    def __init__(self, host_at: Any, platform: Any, tmp_path: Path) -> None:
+        self._host_at = host_at
         self._platform = platform
         self._url = f"sqlite:///{tmp_path / 'own.db'}"
         self._open: list[Any] = []
@@ -132,9 +132,8 @@ class Serving:
     def __call__(self, auditor: Any = None, **options: Any) -> Any:
         config = ServerConfig("127.0.0.1:0", self._url, (self._platform.fingerprint,), **options)
         running = serve(config, auditor=auditor)
-        client = self._types[1](running.address)
-        self._open += (client.channel.close, running.stop)
-        return self._types[0](self._platform, client)
+        self._open.append(running.stop)
+        return self._host_at(running.address)
 
     def close(self) -> None:
         for close in self._open:
@@ -142,8 +141,8 @@ class Serving:
 
 
 @pytest.fixture
-def serving(host: Any, platform: Any, tmp_path: Path) -> Iterator[Serving]:
-    made = Serving(host, platform, tmp_path)
+def serving(host_at: Any, platform: Any, tmp_path: Path) -> Iterator[Serving]:
+    made = Serving(host_at, platform, tmp_path)
     yield made
     made.close()
 
