@@ -140,7 +140,7 @@ class Certificate:
         return key
 
     def require_canonical(self) -> None:
-        """Check every byte no signature covers: reserved field, key padding, slots.
+        """Check every byte no signature covers (the slots), the reserved field, and that there is a key.
 
         A slot is empty (usage 0x1000, algorithm 0, zeros) or names a signer and a signing algorithm.
 

@@ -10,8 +10,9 @@
      76   72  QY                                516  512  MODULUS
     148  880  zeros
 
-Numbers shorter than their field are padded with zeros at the high end. A field that is not exactly what
-:func:`encode_public_key` would write for the same key is refused, so that one key has one spelling.
+Numbers shorter than their field are padded with zeros at the high end; other numbers are refused. What
+stands behind the coordinates is nobody's: firmware does not look there, and the owner's certificates that
+sevctl 0.6.2 makes have whatever lay in its memory. The certificate's signatures cover it like the rest.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def decode_public_key(data: bytes, algorithm: Algorithm) -> VerifyingKey:
     """The key in a certificate's key field (1028 bytes).
 
     :raise DecodeError: no key of this algorithm: unknown curve or size, a point off its curve, an impossible
-        RSA number, or padding that is not zero.
+        RSA number, or one too large for its size.
     """
     if len(data) != PUBKEY_SIZE:
         raise _malformed(f"a key field has {PUBKEY_SIZE} bytes, got {len(data)}")
@@ -69,7 +70,7 @@ def decode_public_key(data: bytes, algorithm: Algorithm) -> VerifyingKey:
 
 def _decode_ec(data: bytes) -> ec.EllipticCurvePublicKey:
     (curve_id,) = _ID.unpack_from(data)
-    if curve_id not in _CURVES or any(data[_COORDINATES_END:]):
+    if curve_id not in _CURVES:
         raise _malformed("no elliptic curve key this version knows")
     middle = _ID.size + COMPONENT_SIZE
     x = int.from_bytes(data[_ID.size : middle], "little")
