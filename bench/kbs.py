@@ -9,6 +9,10 @@ processor. Keys and inputs are ready made there; nothing is parsed, stored or se
 in turn. With a cache of verified chains the broker leaves out what the second floor leaves out: the seven
 signatures.
 
+``--beside HOST:PORT,PID`` measures another broker of the same protocol that runs already, with the same
+clients: simple-kbs, for instance, whose database has the keyset KEYSET-1 and which should be held to the same
+processor (``taskset -c 0``).
+
 The clients do the firmware's part; when they use all of their processors, the broker was not measured, and
 the figure says so.
 """
@@ -28,7 +32,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 from cryptography.hazmat.primitives import hashes
@@ -147,6 +151,35 @@ async def _drive(platform: kbsload.LoadPlatform, addresses: list[str], callers: 
     return Load(latencies, cpu, failures)
 
 
+class Broker(Protocol):
+    """A process that answers launches."""
+
+    @property
+    def address(self) -> str: ...
+
+    @property
+    def rss(self) -> int: ...
+
+    @property
+    def cpu(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A broker somebody else started."""
+
+    address: str
+    pid: int
+
+    @property
+    def rss(self) -> int:
+        return kbsload.rss_of(self.pid)
+
+    @property
+    def cpu(self) -> float:
+        return kbsload.cpu_of(self.pid)
+
+
 def client(
     platform: kbsload.LoadPlatform,
     addresses: list[str],
@@ -161,7 +194,7 @@ def client(
 
 def measure(
     platform: kbsload.LoadPlatform,
-    brokers: list[kbsload.Process],
+    brokers: Sequence[Broker],
     arguments: argparse.Namespace,
     cores: list[int],
 ) -> Measured:
@@ -216,11 +249,16 @@ def main() -> None:
     parser.add_argument("--callers", type=int, default=16, help="launches in flight")
     parser.add_argument("--clients", type=int, default=1, help="processes that send them")
     parser.add_argument("--cache", choices=("on", "off", "both"), default="both")
+    parser.add_argument("--beside", metavar="HOST:PORT,PID", help="a broker that runs already, not ours")
     arguments = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))
     ours, others = cores[:1], cores[1:] or cores
     platform = kbsload.LoadPlatform(4096)
     floor = Floor(platform)
+    if arguments.beside:
+        address, _, pid = arguments.beside.rpartition(",")
+        report(platform, [Beside(address, int(pid))], floor, arguments, "off", ours, others)
+        return
     with ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="kbs-bench-"))
         url = stack.enter_context(database(arguments.database, Path(directory)))
@@ -263,7 +301,7 @@ def database(kind: str, directory: Path) -> Iterator[str]:
 
 def watch_memory(
     platform: kbsload.LoadPlatform,
-    brokers: list[kbsload.Process],
+    brokers: Sequence[Broker],
     arguments: argparse.Namespace,
     cache: str,
     others: list[int],
@@ -283,7 +321,7 @@ def watch_memory(
 
 def report(
     platform: kbsload.LoadPlatform,
-    brokers: list[kbsload.Process],
+    brokers: Sequence[Broker],
     floor: Floor,
     arguments: argparse.Namespace,
     cache: str,

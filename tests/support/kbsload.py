@@ -132,14 +132,12 @@ class Process:
     @property
     def rss(self) -> int:
         """Bytes of memory it holds."""
-        text = Path(f"/proc/{self.popen.pid}/status").read_text()
-        return int(re.search(r"VmRSS:\s+(\d+)", text)[1]) * 1024  # type: ignore[index]
+        return rss_of(self.popen.pid)
 
     @property
     def cpu(self) -> float:
         """Seconds of processor time it has used."""
-        fields = Path(f"/proc/{self.popen.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_of(self.popen.pid)
 
     def kill(self) -> None:
         self.popen.kill()
@@ -154,6 +152,18 @@ class Process:
         if self.reader is not None:
             self.reader.join(timeout=60)
         return status
+
+
+def rss_of(pid: int) -> int:
+    """Bytes of memory a process holds."""
+    text = Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+)", text)[1]) * 1024  # type: ignore[index]
+
+
+def cpu_of(pid: int) -> float:
+    """Seconds of processor time a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def start(
