@@ -17,7 +17,7 @@ import kbsload
 import pytest
 from kbsload import BUNDLE_GUID, CONNECTION_GUID, Caller, LoadPlatform, code_of
 
-from sealpod.kbs.store.audit import read_entries, verify_log
+from sealpod.kbs.store.auditlog import read_entries, verify_log
 from sealpod.kbs.store.database import open_database
 from sealpod.kbs.store.keysets import set_keyset
 from sealpod.kbs.store.secrets import set_secret

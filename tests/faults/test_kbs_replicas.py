@@ -26,7 +26,7 @@ import pytest
 from databases import MariaDb, Missing, TestDatabase, running, server_database
 from kbsload import BUNDLE_GUID, CONNECTION_GUID, Caller, LoadPlatform, Measured, Process, code_of
 
-from sealpod.kbs.store.audit import read_entries
+from sealpod.kbs.store.auditlog import read_entries
 from sealpod.kbs.store.database import open_database
 from sealpod.kbs.store.keks import KekSources
 from sealpod.wire.pb import keybroker_pb2 as pb

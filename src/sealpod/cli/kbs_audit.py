@@ -65,7 +65,7 @@ def add_commands(nouns: Nouns) -> None:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from sealpod.kbs.store.audit import verify_log
+    from sealpod.kbs.store.auditlog import verify_log
 
     anchor = args.expect_head
     if anchor is not None and _HASH.fullmatch(anchor.lower()) is None:
@@ -78,7 +78,7 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from sealpod.kbs.store.audit import newest_entries
+    from sealpod.kbs.store.auditlog import newest_entries
 
     if args.limit < 1:
         raise UsageError("--limit is at least 1", code="usage.invalid")
@@ -96,7 +96,7 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from sealpod.kbs.store.audit import read_entry
+    from sealpod.kbs.store.auditlog import read_entry
 
     with open_database(args) as db:
         entry = read_entry(db.engine, args.number)
@@ -121,7 +121,7 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _lines(db: Database, after: int) -> Any:
-    from sealpod.kbs.store.audit import read_entries
+    from sealpod.kbs.store.auditlog import read_entries
 
     for entry in read_entries(db.engine, after=after):
         yield json.dumps({"schemaVersion": SCHEMA_VERSION, **_object(entry)})

@@ -30,7 +30,7 @@ from sealpod.kbc.unary import Answer, Status
 from sealpod.kbs.core.limits import Limits
 from sealpod.kbs.server import ServerConfig, serve
 from sealpod.kbs.server.config import TlsFiles
-from sealpod.kbs.store.audit import newest_entries, verify_log
+from sealpod.kbs.store.auditlog import newest_entries, verify_log
 from sealpod.kbs.store.broker import SqlBrokerStore
 from sealpod.kbs.store.connections import revoke_connection
 from sealpod.kbs.store.database import open_database

@@ -24,7 +24,7 @@ from sealpod.kbs.core.limits import Limits
 from sealpod.kbs.core.records import Change
 from sealpod.kbs.server import ServerConfig, serve
 from sealpod.kbs.server.webhook import HttpSender, Webhook
-from sealpod.kbs.store.audit import newest_entries, read_entries, read_head, verify_log
+from sealpod.kbs.store.auditlog import newest_entries, read_entries, read_head, verify_log
 from sealpod.kbs.store.broker import SqlBrokerStore
 from sealpod.kbs.store.database import Database, open_database
 from sealpod.kbs.store.keks import KekSources

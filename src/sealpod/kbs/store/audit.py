@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decisions and what they change, in one transaction; and the log of decisions read back.
+"""Decisions and what they change, in one transaction. :mod:`.auditlog` reads the log of decisions back.
 
 Every change to launches and connections goes through :class:`Settler`, whose transaction first locks the
 log's head row. So there is one chain however many replicas append to it, of two that spend one launch the
@@ -13,36 +13,30 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import Connection, Engine, bindparam, delete, func, insert, select, update
 
-from sealpod.errors import (
-    NotFoundError,
-    RefusedError,
-    SealpodError,
-    UnavailableError,
-    VerificationError,
-)
+from sealpod.errors import NotFoundError, RefusedError, SealpodError, UnavailableError
 from sealpod.kbs.core import records
-from sealpod.kbs.core.audit import GENESIS, REMEDY, Entry, chain, verify_entries
+from sealpod.kbs.core.audit import GENESIS, Entry, chain
 from sealpod.kbs.core.launching import launch_unknown
 from sealpod.kbs.core.limits import Limits
 from sealpod.kbs.core.records import Change
 from sealpod.kbs.store import schema
-from sealpod.kbs.store.engine import reading, writing
+from sealpod.kbs.store.auditlog import HEAD_ID
+from sealpod.kbs.store.engine import writing
 
-HEAD_ID: Final = 1
 MAX_BATCH: Final = 128
 """Changes in one transaction: as many as a replica's threads may wait with, and a bound for its length."""
 RECOUNT: Final = 1.0
 """Seconds for which a count of rows, and the rows found expired, are good. Other replicas may exceed a limit
 by what they add in this time."""
-PAGE: Final = 1000
-"""Records read at a time."""
+EXPIRED_AT_ONCE: Final = 1000
+"""Connections dropped in one transaction."""
 
 Row = dict[str, object]
 
@@ -255,72 +249,6 @@ _TOO_MANY_CONNECTIONS: Final = (
 )
 
 
-def read_head(engine: Engine) -> Entry:
-    """Number and hash of the newest decision; 0 and the genesis hash when there is none."""
-    statement = select(_head.c.seq, _head.c.hash).where(_head.c.id == HEAD_ID)
-    with reading(engine) as connection:
-        row = connection.execute(statement).one_or_none()
-    return Entry(0, GENESIS, "") if row is None else Entry(int(row.seq), row.hash, "")
-
-
-def verify_log(engine: Engine, *, anchor: str | None = None) -> Entry:
-    """Check the whole log up to its head as it is now; gives that head. Decisions may go on meanwhile.
-
-    :raise VerificationError: as :func:`sealpod.kbs.core.audit.verify_entries`, and for records beyond it.
-    """
-    head = read_head(engine)
-    verify_entries(read_entries(engine, upto=head.number), head, anchor=anchor)
-    stray = stray_records(engine)
-    if stray:
-        raise VerificationError(
-            f"{stray} records stand behind the newest decision", code="audit.broken", remedy=REMEDY
-        )
-    return head
-
-
-def stray_records(engine: Engine) -> int:
-    """How many records stand behind the one the head names: somebody put them there. One statement, so that
-    decisions made meanwhile do not count."""
-    head = select(_head.c.seq).where(_head.c.id == HEAD_ID).scalar_subquery()
-    statement = select(func.count()).select_from(_audit).where(_audit.c.seq > func.coalesce(head, 0))
-    with reading(engine) as connection:
-        return int(connection.execute(statement).scalar_one())
-
-
-def read_entries(engine: Engine, *, after: int = 0, upto: int | None = None) -> Iterator[Entry]:
-    """Decisions in order, a page at a time; from the number behind ``after``."""
-    while True:
-        statement = select(_audit).where(_audit.c.seq > after).order_by(_audit.c.seq).limit(PAGE)
-        if upto is not None:
-            statement = statement.where(_audit.c.seq <= upto)
-        with reading(engine) as connection:
-            rows = connection.execute(statement).all()
-        for row in rows:
-            yield Entry(int(row.seq), row.hash, row.record)
-        if len(rows) < PAGE:
-            return
-        after = int(rows[-1].seq)
-
-
-def read_entry(engine: Engine, number: int) -> Entry:
-    """One decision. :raise NotFoundError: there is none of this number."""
-    for entry in read_entries(engine, after=number - 1, upto=number):
-        return entry
-    raise NotFoundError(
-        f"no audit record {number}", code="audit.unknown", remedy="See `sealpod kbs audit list`"
-    )
-
-
-def newest_entries(engine: Engine, *, holding: Sequence[str], limit: int) -> list[Entry]:
-    """The newest ``limit`` decisions whose text holds every one of ``holding``, oldest of them first."""
-    statement = select(_audit).order_by(_audit.c.seq.desc()).limit(limit)
-    for text in holding:
-        statement = statement.where(_audit.c.record.contains(text, autoescape=True))
-    with reading(engine) as connection:
-        rows = connection.execute(statement).all()
-    return [Entry(int(row.seq), row.hash, row.record) for row in reversed(rows)]
-
-
 def _fail(batch: Sequence[_Ticket], error: BaseException) -> None:
     for ticket in batch:
         # Each caller raises it in a thread of its own, and an exception has one traceback only.
@@ -368,7 +296,7 @@ def _drop_connections(connection: Connection, *, before: float) -> None:
     if before == float("-inf"):
         return  # They are kept for ever.
     expired = select(_connections.c.client_id).where(_connections.c.created_at <= before)
-    ids = list(connection.execute(expired.limit(PAGE)).scalars())
+    ids = list(connection.execute(expired.limit(EXPIRED_AT_ONCE)).scalars())
     if ids:
         connection.execute(delete(schema.conn_bundle).where(schema.conn_bundle.c.id.in_(ids)))
         connection.execute(delete(_connections).where(_connections.c.client_id.in_(ids)))
