@@ -79,7 +79,11 @@ def pod_network() -> Iterator[Network]:
     number = next(number for number in SUBNETS if f"10.{number}." not in taken)
     part = f"10.{number}.{secrets.randbelow(200) + 20}"
     made = Network(f"sp{secrets.token_hex(4)}", f"{part}.0/24", f"{part}.1")
-    run("ip", "link", "add", made.name, "type", "bridge")
+    # An address of its own: else a bridge has the lowest of its ports', another one when a pod comes or goes,
+    # and the other pods' neighbour entries for the gateway lead nowhere for up to half a minute. CNI's plugin
+    # does this for bridges it made itself.
+    mac = ":".join(f"{octet:02x}" for octet in (2, *secrets.token_bytes(5)))
+    run("ip", "link", "add", made.name, "address", mac, "type", "bridge")
     try:
         run("ip", "address", "add", f"{made.gateway}/24", "dev", made.name)
         run("ip", "link", "set", made.name, "up")

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import re
 import secrets
 import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -71,6 +73,7 @@ class Command:
         self._place = place
         self._stdout = open(place.root / f"stdout-{secrets.token_hex(4)}", "w+b")  # noqa: SIM115 - see __exit__
         self._stderr: list[str] = []
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "sealpod.cli.main", *arguments],
             stdin=subprocess.DEVNULL,
@@ -82,6 +85,16 @@ class Command:
             env=place.environment,
             start_new_session=True,
         )
+        # Read whether or not somebody waits for it: a server whose log fills the pipe would stand still.
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stderr is not None
+        with self._process.stderr as lines:
+            for line in lines:
+                self._lines.put(line)
+        self._lines.put(None)
 
     def __enter__(self) -> Command:
         return self
@@ -90,8 +103,7 @@ class Command:
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
-        assert self._process.stderr is not None
-        self._process.stderr.close()
+        self._reader.join(END_SECONDS)
         self._stdout.close()
         os.unlink(self._stdout.name)
 
@@ -102,11 +114,11 @@ class Command:
 
     def until(self, text: str) -> str:
         """Wait for a line of standard error that contains ``text``; the line."""
-        assert self._process.stderr is not None
-        for line in self._process.stderr:
+        while (line := self._lines.get()) is not None:
             self._stderr.append(line)
             if text in line:
                 return line
+        self._lines.put(None)
         raise AssertionError(f"{text!r} never came:\n{''.join(self._stderr)}")
 
     def send(self, number: int) -> None:
@@ -114,9 +126,8 @@ class Command:
         self._process.send_signal(number)
 
     def finish(self) -> Finished:
-        """Wait for the end."""
-        assert self._process.stderr is not None
-        self._stderr.extend(self._process.stderr)
+        """Wait for the end, once."""
+        self._stderr.extend(iter(self._lines.get, None))
         status = self._process.wait()
         self._stdout.seek(0)
         return Finished(status, self._stdout.read(), "".join(self._stderr))
