@@ -9,12 +9,15 @@ interpreter does.
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
+import io
 import os
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
-from sealpod.errors import InterruptError, SealpodError
+from sealpod.errors import InterruptError, OperationError, SealpodError
 
 # Name, module, one line of help. The help stands here too so that listing it imports nothing.
 COMMANDS: Final[tuple[tuple[str, str, str], ...]] = (
@@ -41,6 +44,9 @@ VERBS: Final[dict[tuple[str, str], str]] = {
     ("measure", "explain"): "sealpod.cli.measure_explain",
     ("measure", "id-block"): "sealpod.cli.measure_idblock",
 }
+
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What a file system says that takes no more of the output."""
 
 _COLUMNS: Final = 80
 _NARROWEST: Final = 40
@@ -124,22 +130,67 @@ def _formatter() -> Formatter:
 
 
 def _report(error: SealpodError) -> int:
-    print(f"sealpod: error: {error.one_line()}", file=sys.stderr)
+    # The exit status tells, even where nothing takes the text.
+    with suppress(OSError):
+        print(f"sealpod: error: {error.one_line()}", file=sys.stderr)
     return error.exit_status
 
 
-def main() -> int:
-    """Console entry point."""
+def _prepare_streams() -> None:
+    """See that whatever is printed finds its place, and never a file that a command opens."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # the caller closed it: the next file opened would take its number
+            os.open(os.devnull, os.O_WRONLY)
+    if sys.stderr is None:
+        # print() takes None for standard output.
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process runs
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A file's name need not be text, and not every terminal has every character.
+        utf8 = sys.stdout.encoding.lower() in ("utf-8", "utf8")
+        sys.stdout.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")
+
+
+def _drop(stream: int) -> None:
+    """Let nothing more be written where it cannot be: the interpreter would try again at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream)
+    os.close(nowhere)
+
+
+def _run(argv: list[str]) -> int:
+    """The command's exit status, or that of its error, which is printed."""
     try:
-        return dispatch(sys.argv[1:])
+        status = dispatch(argv)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return status
     except SealpodError as error:
         return _report(error)
     except KeyboardInterrupt:
         return _report(InterruptError("interrupted"))
     except BrokenPipeError:
         # The reader of our output went away (`sealpod ... | head`); nothing is left to say.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop(1)
         return 1
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        _drop(1)
+        text = f"cannot write the output: {error.strerror}"
+        return _report(OperationError(text, code="output.failed", remedy="make room where it goes"))
+
+
+def main() -> int:
+    """Console entry point."""
+    _prepare_streams()
+    status = _run(sys.argv[1:])
+    try:
+        sys.stderr.flush()
+    except OSError:
+        _drop(2)
+    return status
 
 
 if __name__ == "__main__":

@@ -3,11 +3,12 @@
 
 Every file is written beside its target first (mode 0600), then all are moved into place, and when one move
 fails the moves before it are undone; signals wait until it is over. So there is no moment at which others can
-read a key, an error or Ctrl-C leaves the old files, and only SIGKILL or a power cut can leave something half
-done.
+read a key, an error, Ctrl-C or SIGTERM leaves the old files and nothing beside them, and only SIGKILL or a
+power cut can leave something half done.
 
-A target that is no regular file (``/dev/stdout``, a pipe) is written to as it stands. A symbolic link is
-followed for public files; key material never follows one, it takes the link's place.
+A target that is no regular file (``/dev/stdout``, a pipe) is written to as it stands, before the files: what
+it took cannot be taken back, so the files follow once it has all. A symbolic link is followed for public
+files; key material never follows one, it takes the link's place.
 """
 
 from __future__ import annotations
@@ -22,7 +23,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
-from sealpod.errors import AccessError, ConflictError, NotFoundError, OperationError, SealpodError
+from sealpod.errors import (
+    AccessError,
+    ConflictError,
+    InterruptError,
+    NotFoundError,
+    OperationError,
+    SealpodError,
+)
 from sealpod.secret import SecretBytes
 
 PUBLIC_MODE: Final = 0o644
@@ -64,24 +72,31 @@ def write_outputs(files: Sequence[OutputFile], *, replace_keys: bool = True) -> 
         raise ConflictError("two outputs have the same file name", code="output.same")
     for target in targets:
         target.check()
-    regular = [target for target in targets if not target.direct]
-    try:
-        with _signals_held_back():
-            for target in regular:
+    # A pipe may block for as long as it likes, so that one can be interrupted.
+    for target in targets:
+        if target.direct:
+            target.write()
+    _place([target for target in targets if not target.direct])
+
+
+def _place(targets: Sequence[_Target]) -> None:
+    """Bring all files into place; or none, when one fails or a signal came meanwhile."""
+    placed = False
+    with _signals_held_back():
+        # Both before signals are let through: one may end the process on the spot.
+        try:
+            for target in targets:
                 target.stage()
-            for target in regular:
+            for target in targets:
                 target.place()
-        # A pipe may block for as long as it likes, so that one can be interrupted.
-        for target in targets:
-            if target.direct:
-                target.write()
-    except BaseException:
-        for target in reversed(regular):
-            target.undo()
-        raise
-    finally:
-        for target in targets:
-            target.clean()
+            placed = not _signal_waits()
+        finally:
+            for target in reversed(targets):
+                if not placed:
+                    target.undo()
+                target.clean()
+    if not placed:
+        raise InterruptError("interrupted")
 
 
 class _Target:
@@ -187,6 +202,12 @@ def _signals_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def _signal_waits() -> bool:
+    """Whether a signal was held back that has an effect."""
+    waiting = signal.sigpending()
+    return any(number in waiting and signal.getsignal(number) != signal.SIG_IGN for number in _HELD_BACK)
+
+
 @contextmanager
 def _telling(path: str) -> Iterator[None]:
     try:
@@ -203,7 +224,9 @@ def _failure(path: str, error: OSError) -> SealpodError:
         return AccessError(text, code="output.access", remedy="choose a directory you may write to")
     if isinstance(error, FileNotFoundError):
         return NotFoundError(text, code="output.directory", remedy="create the directory first")
-    return OperationError(text, code="output.failed", remedy="choose another file")
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    remedy = "make room there, or choose another directory" if full else "choose another file"
+    return OperationError(text, code="output.failed", remedy=remedy)
 
 
 def _exists(path: str) -> ConflictError:

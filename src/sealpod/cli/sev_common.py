@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from sealpod.errors import (
@@ -136,8 +137,9 @@ def failure(context: str, error: Error, remedy: str | None = None) -> Error:
 
 
 def note(text: str) -> None:
-    """A sentence for whoever watches."""
-    print(f"sealpod: {text}", file=sys.stderr)
+    """A sentence for whoever watches; nothing depends on its being taken."""
+    with suppress(OSError):
+        print(f"sealpod: {text}", file=sys.stderr)
 
 
 def print_result(args: argparse.Namespace, text: str, record: dict[str, Any]) -> None:

@@ -7,6 +7,8 @@ import errno
 import os
 import signal
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -111,6 +113,51 @@ def test_an_interrupt_waits_and_then_undoes_everything(
     monkeypatch.undo()
     assert os.listdir(tmp_path) == ["a"]
     assert (tmp_path / "a").read_bytes() == b"old a"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("force", [False, True])
+def test_a_signal_that_ends_the_process_leaves_the_old_files_alone(
+    tmp_path: Path, number: signal.Signals, force: bool
+) -> None:
+    (tmp_path / "a").write_bytes(b"old a")
+    program = f"""
+import os
+from sealpod.cli.outputs import OutputFile, write_outputs
+from sealpod.secret import SecretBytes
+real = os.fsync
+def signalled(fd):
+    real(fd)
+    os.kill(os.getpid(), {number:d})
+os.fsync = signalled
+key = OutputFile("tik", SecretBytes(b"sixteen byte key"))
+write_outputs([OutputFile("a", b"new"), key], replace_keys={force})
+"""
+    ended = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=False)
+    assert ended.returncode == -number
+    assert os.listdir(tmp_path) == ["a"]
+    assert (tmp_path / "a").read_bytes() == b"old a"
+
+
+def test_a_signal_that_is_ignored_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        monkeypatch.setattr(outputs.os, "fsync", lambda _: os.kill(os.getpid(), signal.SIGHUP))
+        write_outputs([public(tmp_path / "a"), key(tmp_path / "tik")])
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert sorted(os.listdir(tmp_path)) == ["a", "tik"]
+
+
+def test_a_full_disk_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(outputs.os, "fsync", full)
+    with pytest.raises(OperationError) as caught:
+        write_outputs([key(tmp_path / "tik")])
+    assert "make room" in caught.value.remedy
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_failed_key_undoes_the_public_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,7 +267,7 @@ def test_a_pipe_is_written_to(tmp_path: Path) -> None:
     assert stat.S_ISFIFO(pipe.stat().st_mode)
 
 
-def test_a_broken_pipe_undoes_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_pipe_leaves_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     (tmp_path / "a").write_bytes(b"old a")
@@ -228,7 +275,6 @@ def test_a_broken_pipe_undoes_the_files(tmp_path: Path, monkeypatch: pytest.Monk
 
     def broken(path: object, *args: Any, **options: Any) -> Any:
         if path == str(pipe):
-            assert (tmp_path / "a").read_bytes() == b"new"
             raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
         return real(path, *args, **options)  # type: ignore[call-overload]
 
