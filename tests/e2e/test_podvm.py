@@ -23,7 +23,7 @@ import pytest
 
 from sealpod.errors import SealpodError
 from sealpod.qemu.machine import Machine
-from sealpod.sandbox import boot, podvm, state
+from sealpod.sandbox import podvm, state
 from sealpod.sandbox.foretell import Node, foretell
 from sealpod.sandbox.podvm import PodRequest, PodVm, start_pod
 from sealpod.sandbox.runningpod import RunningPod
@@ -240,14 +240,14 @@ def test_a_kernel_that_is_not_one_is_told_in_qemus_words(place: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_a_guest_whose_agent_never_comes(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_guest_whose_agent_never_comes(place: Path) -> None:
     """It boots, and its first program is another one."""
-    monkeypatch.setattr(boot, "BOOT_SECONDS", 12.0)
     words = 'false rdinit=/bin/busybox -- sleep 100000"'
+    config = CONFIG.replace('false"', words) + "[agent.kata]\ndial_timeout = 12\n"
 
     async def scenario() -> None:
         with pytest.raises(SealpodError) as caught:
-            await start_pod(request(place, CONFIG.replace('false"', words)))
+            await start_pod(request(place, config))
         assert caught.value.code == "launch.deadline"
         assert caught.value.exit_status == 124
         told = caught.value.one_line()

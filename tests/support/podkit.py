@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from sealpod.errors import NotFoundError, OperationError, SealpodError, UnavailableError
+from sealpod.kataconfig.limits import CREATE_SECONDS
 from sealpod.sandbox.agent import AgentClient
 from sealpod.shim.context import ShimContext
 from sealpod.shim.service import TaskService
@@ -197,7 +198,9 @@ class Machine:
     def __init__(self, guest: Guest) -> None:
         self.guest = guest
         self.agent = AgentClient(guest)  # type: ignore[arg-type]
-        self.settings = SimpleNamespace(image_reference=lambda reference: reference)
+        self.settings = SimpleNamespace(
+            image_reference=lambda reference: reference, kata=SimpleNamespace(create_timeout=CREATE_SECONDS)
+        )
         self.stops = 0
         self._reason: asyncio.Future[SealpodError] = asyncio.get_running_loop().create_future()
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A pod's annotations upon the settings of the file.
 
-``pre_attestation.*`` and ``sev.policy`` (CC-0.5.0) always count. One below ``hypervisor.`` counts when
-``enable_annotations`` has an expression of its whole base name, else the pod is refused: its owner asked for
-something it will not get. ``kernel`` therefore does not open ``kernel_params``, as it does in Kata, whose
-expressions match anywhere in a name.
+``pre_attestation.*`` and ``sev.policy`` (CC-0.5.0), and ``runtime.create_container_timeout``, always count.
+One below ``hypervisor.`` counts when ``enable_annotations`` has an expression of its whole base name, else
+the pod is refused: its owner asked for something it will not get. ``kernel`` therefore does not open
+``kernel_params``, as it does in Kata, whose expressions match anywhere in a name.
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ from dataclasses import replace
 from typing import Final
 
 from sealpod.errors import DecodeError, RefusedError
-from sealpod.kataconfig.settings import Origin, Settings, host_port, kernel_words, name_pattern
+from sealpod.kataconfig.limits import CREATE_SECONDS
+from sealpod.kataconfig.reader import Origin
+from sealpod.kataconfig.settings import Settings
+from sealpod.kataconfig.values import host_port, kernel_words, name_pattern
 
 PREFIX: Final = "io.katacontainers.config."
 _HYPERVISOR: Final = PREFIX + "hypervisor."
 _ENABLED: Final = PREFIX + "pre_attestation.enabled"
 _URI: Final = PREFIX + "pre_attestation.uri"
 _POLICY: Final = PREFIX + "sev.policy"
+_CREATE_TIMEOUT: Final = PREFIX + "runtime.create_container_timeout"
 
 MIN_MEMORY: Final = 256  # MiB, Kata's MinHypervisorMemory
 MAX_CPUS: Final = 240  # Kata's cap of a guest's processors
@@ -56,6 +60,9 @@ def _always(settings: Settings, name: str, value: str) -> Settings:
     if name == _POLICY:
         policy = _number(name, value, 0, _MAX_UINT32)
         return replace(settings, policy=policy, origins=_with(settings, "policy", name))
+    if name == _CREATE_TIMEOUT:
+        seconds = _number(name, value, 0, _MAX_UINT32) or CREATE_SECONDS
+        return replace(settings, create_timeout=seconds, origins=_with(settings, "create_timeout", name))
     return _without_effect(settings, name)
 
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The keys of Kata's ``configuration-qemu-sev.toml``, of CC-0.3.0 and CC-0.5.0, as one table.
 
-With them stand the few keys of later releases that reach the command line of a guest (rootfs_type,
-cdh_api_timeout). A key's default is what the file as shipped says, or what Kata takes when the key is absent;
-None where it depends on the installation. What sealpod makes of them is :mod:`sealpod.kataconfig.settings`.
+With them stand the few keys of later releases that count here: those that reach the command line of a guest
+(rootfs_type, cdh_api_timeout), and create_container_timeout. A key's default is what the file as shipped
+says, or what Kata takes when the key is absent; None where it depends on the installation. What sealpod makes
+of them is :mod:`sealpod.kataconfig.settings`.
 """
 
 from __future__ import annotations
@@ -85,7 +86,9 @@ _USED: Final = (
     _used(HYPERVISOR, "valid_hypervisor_paths", "strings", ()),
     _used(HYPERVISOR, "image", "string", ""),
     _used(AGENT, "enable_debug", "boolean", False),
+    _used(AGENT, "dial_timeout", "integer", 0),
     _used(RUNTIME, "enable_debug", "boolean", False),
+    _used(RUNTIME, "create_container_timeout", "integer", 0),
 )
 
 # Table, kind, and names with what the shipped file says. None: whatever the installation put there.
@@ -174,7 +177,7 @@ _OTHERS: Final[tuple[tuple[str, Kind, Mapping[str, Value | None]], ...]] = (
     ),
     (AGENT, "boolean", {"enable_tracing": False, "debug_console_enabled": False}),
     (AGENT, "strings", {"kernel_modules": ()}),
-    (AGENT, "integer", {"dial_timeout": None, "container_pipe_size": 0, "cdh_api_timeout": 0}),
+    (AGENT, "integer", {"container_pipe_size": 0, "cdh_api_timeout": 0}),
     (
         RUNTIME,
         "string",

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Final, Protocol
 
 from sealpod.errors import SealpodError
+from sealpod.kataconfig.limits import CREATE_SECONDS
 from sealpod.sandbox import network
 from sealpod.sandbox.channel import Channel
 from sealpod.wire.pb import agent_pb2, health_pb2, oci_pb2, types_pb2
@@ -14,7 +15,6 @@ from sealpod.wire.pb import agent_pb2, health_pb2, oci_pb2, types_pb2
 AGENT: Final = "grpc.AgentService"
 HEALTH: Final = "grpc.Health"
 SHORT: Final = 60.0  # seconds, Kata's limit for calls that do not wait for a person or a network
-PULL: Final = 600.0  # seconds a guest may take to pull, decrypt and unpack an image
 READ_LENGTH: Final = 256 << 10  # bytes asked for per read of a container's output
 END_OF_OUTPUT: Final = ("read meet eof", "eof")
 
@@ -70,7 +70,7 @@ class AgentClient:
         request = agent_pb2.CreateContainerRequest(
             container_id=container_id, exec_id=container_id, storages=[storage], OCI=spec
         )
-        await self.call("CreateContainer", request, seconds=PULL)
+        await self.call("CreateContainer", request, seconds=CREATE_SECONDS)
 
     async def start_container(self, container_id: str) -> None:
         """Let the container's process run."""

@@ -16,9 +16,9 @@ from collections.abc import Awaitable
 from typing import Final, TypeVar
 
 from sealpod.errors import DeadlineError, LaunchError
+from sealpod.qemu import vsock
 from sealpod.qemu.machine import Machine
 
-BOOT_SECONDS: Final = 120.0  # an emulated guest on a loaded machine needs tens of seconds
 SAMPLE_SECONDS: Final = 0.5
 HALT_SAMPLES: Final = 8  # 4 s in one loop
 LOOP_BYTES: Final = 64  # a dead loop is a handful of instructions
@@ -29,8 +29,8 @@ FAILED_LINES: Final = ("sealpod: agent failed", "sealpod: init failed", "Kernel 
 _T = TypeVar("_T")
 
 
-async def wait_for_agent(machine: Machine, agent: Awaitable[_T]) -> _T:
-    """What ``agent`` gives once the guest's agent answers it.
+async def wait_for_agent(machine: Machine, agent: Awaitable[_T], seconds: float) -> _T:
+    """What ``agent`` gives once the guest's agent answers it, which it has ``seconds`` for.
 
     Raises LaunchError or DeadlineError, with the console's last lines.
     """
@@ -39,7 +39,7 @@ async def wait_for_agent(machine: Machine, agent: Awaitable[_T]) -> _T:
     halted = asyncio.create_task(_watch_processor(machine))
     tasks: list[asyncio.Future[object]] = [answer, ended, halted]  # type: ignore[list-item]
     try:
-        done, _ = await asyncio.wait(tasks, timeout=BOOT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         if ended in done:
             raise _ended(machine)
         if halted in done:
@@ -48,7 +48,7 @@ async def wait_for_agent(machine: Machine, agent: Awaitable[_T]) -> _T:
             if answer.exception() is not None and await _is_ending(machine):
                 raise _ended(machine)
             return answer.result()
-        raise _late(machine)
+        raise _late(machine, seconds)
     finally:
         for task in tasks:
             task.cancel()
@@ -72,12 +72,14 @@ def _ended(machine: Machine) -> LaunchError:
     return machine.failure(message, code="launch.ended", remedy="see the guest's console")
 
 
-def _late(machine: Machine) -> DeadlineError:
+def _late(machine: Machine, seconds: float) -> DeadlineError:
     last = machine.console.tail(1) or ("nothing",)
+    way = f" on vsock {machine.cid}:{vsock.AGENT_PORT}" if machine.cid else ""
     return DeadlineError(
-        f"the guest's agent did not answer within {BOOT_SECONDS:g} s, its console says last: {last[0]}",
+        f"the guest's agent did not answer{way} within {seconds:g} s, its console says last: {last[0]}",
         code="launch.deadline",
-        remedy="see the guest's whole console in debug mode; a loaded machine may just be slow",
+        remedy="see the guest's whole console in debug mode; a machine that is just slow needs longer"
+        " (dial_timeout of a pod's configuration)",
     )
 
 

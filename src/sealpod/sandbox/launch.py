@@ -73,7 +73,7 @@ async def launch_guest(
         else:
             machine = await _launch_measured(host, host.platform, spec, seen, name, start, scope)
         with seen.timeline.phase("boot"):  # (7)
-            agent = await _boot(machine, scope)
+            agent = await _boot(machine, spec.dial_seconds, scope)
         yield Guest(name, machine, agent)
 
 
@@ -196,7 +196,7 @@ async def _attest(
         await launch.inject(machine, packet)
 
 
-async def _boot(machine: Machine, scope: contextlib.AsyncExitStack) -> AgentClient:
+async def _boot(machine: Machine, seconds: float, scope: contextlib.AsyncExitStack) -> AgentClient:
     async def answer() -> AgentClient:
         channel = Channel(await machine.dial(), "the guest's agent")
         scope.push_async_callback(channel.close)
@@ -205,7 +205,7 @@ async def _boot(machine: Machine, scope: contextlib.AsyncExitStack) -> AgentClie
         return agent
 
     await machine.resume()
-    return await wait_for_agent(machine, answer())
+    return await wait_for_agent(machine, answer(), seconds)
 
 
 async def power_off(guest: Guest, seconds: float) -> None:

@@ -94,6 +94,7 @@ class PodSettings:
             cpus=self.cpus,
             debug=self.kata.debug,
             cmdline=self.cmdline,
+            dial_seconds=self.kata.dial_timeout,
         )
 
 

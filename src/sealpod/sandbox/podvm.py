@@ -13,10 +13,9 @@ import json
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Final, Protocol
+from typing import Final
 
 from sealpod.errors import ConflictError, SealpodError
 from sealpod.guestimage.cache import cache_directory
@@ -24,13 +23,13 @@ from sealpod.qemu import vsock
 from sealpod.qemu.arguments import Nic
 from sealpod.qemu.machine import Machine
 from sealpod.sandbox import guestnetwork, netns
-from sealpod.sandbox.agent import AgentClient
 from sealpod.sandbox.cleanup import clean_up
 from sealpod.sandbox.diagnosis import explained
 from sealpod.sandbox.finish import to_its_end
 from sealpod.sandbox.host import Host, HostOptions, open_host
 from sealpod.sandbox.launch import Guest, launch_guest
 from sealpod.sandbox.network import NAMESERVER
+from sealpod.sandbox.podport import PodRequest, PodVm, StartPod
 from sealpod.sandbox.podsettings import PodSettings, pod_settings
 from sealpod.sandbox.runningpod import RunningPod
 from sealpod.sandbox.spec import PodSpec
@@ -48,54 +47,6 @@ POD_NAME: Final = "io.kubernetes.cri.sandbox-name"
 POD_NAMESPACE: Final = "io.kubernetes.cri.sandbox-namespace"
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class PodRequest:
-    """What a pod's machine is asked to be."""
-
-    id: str
-    namespace: str
-    """containerd's."""
-    runtime: str
-    """``kata``, ``kata-qemu`` or ``kata-qemu-sev``."""
-    config_path: str
-    """Empty: looked up, else the runtime's built-in configuration."""
-    annotations: Mapping[str, str]
-    netns: str
-    """Path of the pod's network namespace; empty for QEMU's user network."""
-    hostname: str
-    dns: tuple[str, ...]
-    """Lines of resolv.conf."""
-    socket: str
-    """The shim's address."""
-    bundle: str
-
-
-class PodVm(Protocol):
-    """A running pod's machine."""
-
-    agent: AgentClient
-    settings: PodSettings
-
-    @property
-    def pid(self) -> int:
-        """QEMU's process id."""
-
-    async def wait(self) -> SealpodError:
-        """Return why the machine is gone, when it is."""
-
-    async def stop(self, seconds: float = 5.0) -> None:
-        """End the machine and remove everything of it. Idempotent."""
-
-    def console(self, lines: int) -> tuple[str, ...]:
-        """The guest's last lines."""
-
-    def describe(self) -> dict[str, object]:
-        """What is known of it, for JSON."""
-
-
-StartPod = Callable[[PodRequest], Awaitable[PodVm]]
 
 
 async def start_pod(request: PodRequest) -> PodVm:

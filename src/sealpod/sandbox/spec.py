@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from sealpod.kataconfig.limits import DIAL_SECONDS
 from sealpod.measure.components import Components
 from sealpod.platform.port import PlatformKind
 from sealpod.qemu.arguments import Nic
@@ -54,6 +55,8 @@ class PodSpec:
     netns: str = ""
     """Path of the network namespace the guest is started in; empty means ours."""
     vsock: bool = False
+    dial_seconds: float = DIAL_SECONDS
+    """From the machine's start to its agent's first answer."""
 
     @property
     def measured(self) -> bool:

@@ -7,8 +7,15 @@ import asyncio
 import contextlib
 from typing import Any, Final
 
-from sealpod.errors import ConflictError, DecodeError, OperationError, SealpodError, VerificationError
-from sealpod.sandbox.podvm import PodRequest
+from sealpod.errors import (
+    ConflictError,
+    DeadlineError,
+    DecodeError,
+    OperationError,
+    SealpodError,
+    VerificationError,
+)
+from sealpod.sandbox.podport import PodRequest
 from sealpod.shim import agentspec, bundle, imagename, lastwords, usernames
 from sealpod.shim.container import Container
 from sealpod.shim.pod import Pod
@@ -17,7 +24,6 @@ from sealpod.wire.message import Message
 from sealpod.wire.pb import agent_pb2
 from sealpod.wire.taskapi import MESSAGES, OPTIONS_URLS
 
-PULL_SECONDS: Final = 600.0  # a guest may take for an image
 MAX_RESOLV_CONF: Final = 64 << 10
 
 
@@ -89,14 +95,26 @@ async def _make_in_guest(
             message.OCI.Linux.Sysctl.setdefault(name, value)
         if getattr(vm.settings, "disable_guest_seccomp", False):
             message.OCI.Linux.ClearField("Seccomp")
-        call = asyncio.create_task(pod.call("CreateContainer", message, seconds=PULL_SECONDS))
-        try:
-            await asyncio.shield(call)
-        except asyncio.CancelledError:
-            pod.keep(_remove_later(pod, container.id, call))
-            raise
+        await _call(pod, container.id, message, vm.settings.kata.create_timeout)
     except BaseException:
         volumes.forget(container.id)
+        raise
+
+
+async def _call(pod: Pod, container_id: str, message: Any, seconds: float) -> None:
+    call = asyncio.create_task(pod.call("CreateContainer", message, seconds=None))
+    try:
+        async with asyncio.timeout(seconds):
+            await asyncio.shield(call)
+    except TimeoutError as exc:
+        pod.keep(_remove_later(pod, container_id, call))
+        raise DeadlineError(
+            f"the guest did not make the container, its image's pull included, within {seconds:g} s",
+            code="agent.deadline",
+            remedy="see what holds up the guest or its registry, or raise create_container_timeout",
+        ) from exc
+    except asyncio.CancelledError:
+        pod.keep(_remove_later(pod, container_id, call))
         raise
 
 

@@ -40,6 +40,8 @@ def test_the_settings_are_shown_with_their_origin(file: Path, capsys: pytest.Cap
     out, err = capsys.readouterr()
     assert "3  (file hypervisor.qemu.sev_guest_policy)" in out
     assert "2048  (default)" in out
+    assert f"{'dial_timeout':<22} 120  (default)\n" in out
+    assert f"{'create_timeout':<22} 600  (default)\n" in out
     assert err == ""
 
 

@@ -11,7 +11,8 @@ from sealpod.errors import DecodeError, RefusedError
 from sealpod.kataconfig.annotations import PREFIX, apply_annotations
 from sealpod.kataconfig.document import MAX_TEXT, parse
 from sealpod.kataconfig.keys import KEYS
-from sealpod.kataconfig.settings import Origin, Settings, settings_of
+from sealpod.kataconfig.reader import Origin
+from sealpod.kataconfig.settings import Settings, settings_of
 
 CONNECTION = "1ee27366-0c87-43a6-af48-28543eaf7cb0"
 BUNDLE = "e6f5a162-d67f-4750-a67c-5d065f2a9910"
@@ -200,6 +201,35 @@ def test_attestation_and_policy_annotations_always_count() -> None:
 
 
 @pytest.mark.parametrize(
+    ("table", "key", "field", "default"),
+    [
+        ("agent.kata", "dial_timeout", "dial_timeout", 120),
+        ("runtime", "create_container_timeout", "create_timeout", 600),
+    ],
+)
+def test_a_limit_that_is_given_is_obeyed(table: str, key: str, field: str, default: int) -> None:
+    def limit(text: str) -> tuple[int, Origin]:
+        found = settings(text)
+        assert found.findings() == ()
+        return getattr(found, field), found.origins[field]
+
+    in_file = Origin("file", f"{table}.{key}")
+    assert limit("") == (default, Origin("default"))
+    assert limit(f"[{table}]\n{key} = 0") == (default, in_file)
+    assert limit(f"[{table}]\n{key} = 7") == (7, in_file)
+    with pytest.raises(DecodeError):
+        settings(f"[{table}]\n{key} = -1")
+
+
+def test_a_pod_may_say_how_long_its_containers_may_be_made() -> None:
+    name = "runtime.create_container_timeout"
+    found = annotated(OLD, **{name: "90"})
+    assert found.create_timeout == 90
+    assert found.origins["create_timeout"] == Origin("annotation", PREFIX + name)
+    assert annotated(OLD, **{name: "0"}).create_timeout == 600
+
+
+@pytest.mark.parametrize(
     ("base", "value", "field", "wanted"),
     [
         ("kernel", "/k", "kernel", "/k"),
@@ -237,6 +267,7 @@ def test_annotations_without_effect_are_warned_of_and_others_are_not_ours() -> N
         ("sev.policy", "4294967296"),
         ("sev.policy", "-1"),
         ("sev.policy", "٣"),
+        ("runtime.create_container_timeout", "-1"),
         ("hypervisor.default_vcpus", "0"),
         ("hypervisor.default_memory", "255"),
         ("hypervisor.kernel", "relative"),

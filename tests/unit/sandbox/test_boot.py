@@ -7,7 +7,7 @@ import asyncio
 
 import pytest
 
-from sealpod.errors import LaunchError
+from sealpod.errors import DeadlineError, LaunchError
 from sealpod.qemu.arguments import MachineSpec
 from sealpod.qemu.console import Console
 from sealpod.sandbox import boot
@@ -23,6 +23,7 @@ class Machine:
         sizes = {"memory": 512, "cpus": 1, "accelerator": "kvm"}
         self.spec = MachineSpec("x", **files, **sizes, hidden_registers=hidden)  # type: ignore[arg-type]
         self.console = Console()
+        self.cid = 0
         self.looks = 0
         self.answered = asyncio.Event()
 
@@ -47,12 +48,12 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(boot, "SAMPLE_SECONDS", 0)
 
 
-async def wait(machine: Machine) -> object:
+async def wait(machine: Machine, seconds: float = 120) -> object:
     async def agent() -> str:
         await machine.answered.wait()
         return "agent"
 
-    return await boot.wait_for_agent(machine, agent())  # type: ignore[arg-type]
+    return await boot.wait_for_agent(machine, agent(), seconds)  # type: ignore[arg-type]
 
 
 def test_a_processor_that_stands_still_is_a_firmware_that_halted() -> None:
@@ -69,5 +70,20 @@ def test_registers_that_are_hidden_tell_nothing() -> None:
         machine = Machine(hidden=True)
         assert await wait(machine) == "agent"
         assert machine.looks > SAMPLES > boot.HALT_SAMPLES
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("cid", "way"), [(0, ""), (1234, " on vsock 1234:1024")])
+def test_an_agent_that_is_late_is_told_with_the_time_it_had(cid: int, way: str) -> None:
+    async def main() -> None:
+        machine = Machine(hidden=True)
+        machine.cid = cid
+        machine.answered.set = lambda: None  # type: ignore[method-assign]
+        with pytest.raises(DeadlineError) as caught:
+            await wait(machine, 0.05)
+        assert caught.value.code == "launch.deadline"
+        assert f"did not answer{way} within 0.05 s, its console says last: nothing" in caught.value.message
+        assert "dial_timeout" in (caught.value.remedy or "")
 
     asyncio.run(main())

@@ -133,7 +133,7 @@ class Scene:
         self.signatures_of.append(accelerator)
         return SIGNATURE
 
-    async def _boot(self, _machine: object, _scope: object) -> None:
+    async def _boot(self, _machine: object, _seconds: float, _scope: object) -> None:
         return None
 
     async def run(self, state_dir: str) -> None:

@@ -118,6 +118,19 @@ def test_memory_is_the_default_and_the_limit(settle) -> None:  # type: ignore[no
     assert settle("default_memory = 512\n").memory == 512
 
 
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("", 120),
+        ("[agent.kata]\ndial_timeout = 0\n", 120),
+        ("[agent.kata]\ndial_timeout = 45\n", 45),
+        ("[agent.kata]\ndial_timeout = 300\n", 300),
+    ],
+)
+def test_the_agent_is_waited_for_as_long_as_the_file_says(settle, text: str, seconds: int) -> None:  # type: ignore[no-untyped-def]
+    assert settle(text).spec().dial_seconds == seconds
+
+
 def test_a_resource_that_is_no_number_is_refused(settle) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(DecodeError):
         settle(**{MEMORY.replace(".", "__"): "1Gi"})

@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 from podkit import Bench, Reader, process_spec
 
-from sealpod.errors import InterruptError, LaunchError, OperationError, UnavailableError, VerificationError
+from sealpod.errors import (
+    DeadlineError,
+    InterruptError,
+    LaunchError,
+    OperationError,
+    UnavailableError,
+    VerificationError,
+)
 from sealpod.wire.taskapi import CREATED, STOPPED
 
 Scenario = Callable[[Bench], Awaitable[None]]
@@ -92,6 +99,25 @@ def test_a_pull_taken_back_is_removed_when_it_has_come(play: Callable[[Scenario]
         await bench.call("Kill", id="one", signal=15)
         with pytest.raises(InterruptError):
             await creating
+        bench.guest.gates["CreateContainer"].set()
+        await bench.guest.arrival("RemoveContainer").wait()
+        assert bench.events.names("one") == []
+
+    play(scenario)
+
+
+def test_a_pull_that_takes_too_long_is_given_up_and_removed_when_it_has_come(
+    play: Callable[[Scenario], None],
+) -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.run("pod", "sandbox")
+        assert bench.machine is not None
+        bench.machine.settings.kata.create_timeout = 0.01
+        bench.guest.gates["CreateContainer"] = asyncio.Event()
+        with pytest.raises(DeadlineError, match=r"within 0\.01 s") as caught:
+            await bench.create("one", "container")
+        assert caught.value.code == "agent.deadline"
+        assert "create_container_timeout" in (caught.value.remedy or "")
         bench.guest.gates["CreateContainer"].set()
         await bench.guest.arrival("RemoveContainer").wait()
         assert bench.events.names("one") == []
