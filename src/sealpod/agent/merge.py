@@ -48,7 +48,8 @@ def process(request: Message, config: object, rootfs_path: str) -> spec.Process:
         rootfs_path,
         command=tuple(asked.Args),
         env=tuple(asked.Env),
-        cwd=asked.Cwd if asked.Cwd != "/" else "",
+        # From a host that leaves the rest to the image, "/" is what it says when it does not know.
+        cwd=asked.Cwd if asked.Cwd != "/" or spec.describes_all(asked) else "",
         user=user(request.string_user, asked.User),
     )
     who = resolved.user

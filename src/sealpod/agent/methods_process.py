@@ -136,8 +136,7 @@ def exec_document(directory: str, request: Message) -> dict[str, Any]:
     process = spec.Process(
         args=tuple(asked.Args),
         env=tuple(f"{name}={value}" for name, value in environment.items()),
-        # "/" is also what a host says that does not know the image's; the container's has been decided.
-        cwd=asked.Cwd if asked.Cwd not in ("", "/") else own["cwd"],
+        cwd=asked.Cwd if asked.Cwd and (asked.Cwd != "/" or spec.describes_all(asked)) else own["cwd"],
         **_user(request.string_user, own["user"]),
     )
     document = spec.compose_process(asked, process)

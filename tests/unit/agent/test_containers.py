@@ -57,6 +57,12 @@ def test_arguments_environment_and_directory(guest: Guest) -> None:
     assert (status, out, err) == (7, b"image host /etc\ntop\n", b"bad\n")
 
 
+def test_the_root_directory_is_one_if_a_whole_process_says_so(guest: Guest) -> None:
+    assert guest.run("unknown", *SHELL, "pwd", Cwd="/")[1] == b"/etc\n"
+    whole = oci_pb2.LinuxCapabilities(Bounding=["CAP_KILL"])
+    assert guest.run("known", *SHELL, "pwd", Cwd="/", Capabilities=whole)[1] == b"/\n"
+
+
 def test_the_environment_of_the_agent_stays_out(guest: Guest) -> None:
     _, out, _ = guest.run("env", *SHELL, "export")
     names = {line.split("=")[0].removeprefix("export ") for line in out.decode().splitlines()}
