@@ -65,6 +65,8 @@ class Container:
         self.init = Process(f"container {container_id}", pid, stdio)
         self.message = ""
         """Path of the file it may leave its last words in; empty without one."""
+        self.image = ""
+        """Directory of its unpacked image, which is its alone and lies in the guest's memory."""
         self._silent = silent
         self._rootfs = rootfs_path
         self._runtime = runtime
@@ -265,7 +267,7 @@ class Container:
             self._execs.clear()
         for process in (self.init, *processes):
             process.stdio.close()
-        rootfs.remove(self.directory, self._rootfs)
+        rootfs.remove(self.directory, self._rootfs, self.image)
 
 
 def _set_oom_score(pid: int, score: int) -> None:

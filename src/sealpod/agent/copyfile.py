@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 import threading
 from typing import Final
@@ -65,6 +66,26 @@ class Files:
             except OSError as exc:
                 text = f"cannot write {request.path[:200]!r}: {exc.strerror}"
                 raise OperationError(text, code="copyfile.write") from exc
+
+    def forget(self, container_id: str) -> None:
+        """Remove what was copied for one container (``<container>-<8 hexadecimal digits>-<name>``).
+
+        Containers are started anew for as long as the pod lives, each with copies of its own.
+        """
+        import shutil
+
+        with self._lock, contextlib.suppress(FileNotFoundError):
+            own = re.compile(rf"{re.escape(container_id)}-[0-9a-f]{{8}}-")
+            for name in filter(own.match, os.listdir(self._root)):
+                path = os.path.join(self._root, name)
+                if os.path.isdir(path) and not os.path.islink(path):
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    os.unlink(path)
+            for rest in [rest for rest in self._growing if own.match(rest)]:
+                os.unlink(self._growing.pop(rest))
+            for rest in [rest for rest in self._sizes if own.match(rest)]:
+                del self._sizes[rest]
 
     def _directory(self, request: Message, rest: str) -> None:
         self._account(rest, 0)

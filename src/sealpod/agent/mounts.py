@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """A container's mounts: the kernel's file systems as they must be, the request's volumes, the pod's files.
 
-A volume is a bind mount whose source lies below the directories the host may fill
-(:func:`~sealpod.agent.sandbox.Sandbox` names them). It is opened once and mounted in a place of the
-container's own, which nobody else can change, before the OCI runtime gets to see it.
+A volume is a bind mount whose source is one that :mod:`sealpod.agent.sources` lets the host name. It is
+opened once and mounted in a place of the container's own, which nobody else can change, before the OCI
+runtime gets to see it.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from sealpod.agent import confined, syscalls
+from sealpod.agent import syscalls
 from sealpod.errors import OperationError, UsageError
 from sealpod.wire.agentapi import TERMINATION_LOG
 from sealpod.wire.message import Message
@@ -56,8 +56,10 @@ def volumes(request: Message, shm: str) -> list[Message]:
     return [mount for mount in found if not (mount.destination == SHM and mount.source == shm)]
 
 
-def stage(asked: Sequence[Message], directory: str, roots: Sequence[str]) -> dict[str, str]:
+def stage(asked: Sequence[Message], directory: str, opened: Callable[[str], int]) -> dict[str, str]:
     """Mount the volumes' sources below ``directory``; where each is, by its source.
+
+    ``opened`` gives a source's descriptor.
 
     What was mounted when an error comes is for :func:`sealpod.agent.rootfs.remove` to undo.
     """
@@ -65,13 +67,13 @@ def stage(asked: Sequence[Message], directory: str, roots: Sequence[str]) -> dic
     for mount in asked:
         if mount.source not in staged:
             place = os.path.join(directory, STAGE, str(len(staged)))
-            _stage(mount.source, place, roots)
+            _stage(mount.source, place, opened)
             staged[mount.source] = place
     return staged
 
 
-def _stage(source: str, place: str, roots: Sequence[str]) -> None:
-    descriptor = confined.open_source(source, roots)
+def _stage(source: str, place: str, opened: Callable[[str], int]) -> None:
+    descriptor = opened(source)
     try:
         mode = os.fstat(descriptor).st_mode
         os.makedirs(place if stat.S_ISDIR(mode) else os.path.dirname(place), mode=0o700, exist_ok=True)

@@ -45,8 +45,8 @@ def mount_overlay(layers: Sequence[str], directory: str, rootfs: str) -> None:
         raise OperationError(text, code="container.rootfs") from exc
 
 
-def remove(directory: str, rootfs: str) -> None:
-    """Undo :func:`mount_overlay`, also after it failed half way, and delete ``directory``.
+def remove(directory: str, rootfs: str, image: str = "") -> None:
+    """Undo :func:`mount_overlay`, also after it failed half way, and delete ``directory``, and ``image``.
 
     Everything mounted below is unmounted first: deleting through a mount would empty a volume that others
     use. What cannot be unmounted keeps its directory.
@@ -57,7 +57,8 @@ def remove(directory: str, rootfs: str) -> None:
         syscalls.unmount(rootfs, syscalls.MNT_DETACH)
     for place in reversed(mounted_below(directory)):
         syscalls.unmount(place, syscalls.MNT_DETACH)
-    shutil.rmtree(directory, ignore_errors=True)
+    for path in filter(None, (directory, image)):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def mounted_below(directory: str, table: str = "/proc/self/mountinfo") -> list[str]:

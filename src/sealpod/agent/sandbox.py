@@ -31,6 +31,7 @@ from sealpod.agent.namespaces import PID, Namespaces
 from sealpod.agent.oom import Oom
 from sealpod.agent.reaper import Reaper
 from sealpod.agent.runtime import Runtime
+from sealpod.agent.sources import Sources
 from sealpod.agent.storage import Volumes
 from sealpod.agent.streams import Opening
 from sealpod.errors import ConflictError, NotFoundError, OperationError, UsageError
@@ -155,6 +156,7 @@ class Sandbox:
         except BaseException:
             with self._lock:
                 del self._containers[container_id]
+            self._forget_copies(container_id)
             raise
         with self._lock:
             self._containers[container_id] = container
@@ -179,10 +181,20 @@ class Sandbox:
         return len(self.containers())
 
     def remove(self, container_id: str, timeout: float | None) -> None:
-        """End and forget a container."""
-        self.get(container_id).remove(timeout)
+        """End and forget a container, and what was copied for it, even if it never came to be."""
+        try:
+            self.get(container_id).remove(timeout)
+            with self._lock:
+                self._containers.pop(container_id, None)
+        finally:
+            if container_id not in self._containers:
+                self._forget_copies(container_id)
+
+    def _forget_copies(self, container_id: str) -> None:
         with self._lock:
-            self._containers.pop(container_id, None)
+            copied = self._copied
+        if copied is not None:
+            copied.forget(container_id)
 
     def destroy(self) -> None:
         """End everything that runs. What follows is the end of the machine, so nothing is waited for."""
@@ -222,12 +234,14 @@ class Sandbox:
             _write(os.path.join(directory, "config.json"), json.dumps(document))
             container = self._launch(container_id, directory, rootfs_path, document["process"])
             container.message = mounts.termination_log(request.OCI, bundle.volumes)
+            container.image = image.directory
             return container
         except BaseException:
-            rootfs.remove(directory, rootfs_path)
+            rootfs.remove(directory, rootfs_path, image.directory)
             raise
 
     def _bundle(self, container_id: str, request: Message, directory: str) -> spec.Bundle:
+        rootfs_path = os.path.join(directory, "rootfs")
         shm = os.path.join(self._directory, "shm")
         asked = mounts.volumes(request.OCI, shm)
         shared = {kind: path for kind, path in self._namespaces.paths.items() if kind != PID}
@@ -235,10 +249,10 @@ class Sandbox:
             shared[PID] = self._shared_pids()
         return spec.Bundle(
             container_id,
-            os.path.join(directory, "rootfs"),
+            rootfs_path,
             self._hostname,
             self._files,
-            mounts.stage(asked, directory, self.volumes.roots),
+            mounts.stage(asked, directory, Sources(self.volumes, rootfs_path).open),
             shared,
             shm if self.volumes.has(shm) else "",
         )

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import threading
 from collections.abc import Sequence
 from typing import Final
@@ -72,6 +73,15 @@ class Volumes:
         """Whether there is a volume at this mount point."""
         with self._lock:
             return place in self._made
+
+    def make_below(self, path: str) -> bool:
+        """Make the directory ``path``, as open as the volume it lies in; False if it lies in none."""
+        with self._lock:
+            place = next((one for one in self._made if path.startswith(f"{one}/")), "")
+        if place:
+            mode = stat.S_IMODE(os.stat(place).st_mode)
+            os.close(confined.open_directory(path, self.roots, mode=mode))
+        return bool(place)
 
     def _make(self, storage: Message, place: str) -> None:
         group = _group(storage)

@@ -48,6 +48,8 @@ class PulledImage(Record):
     manifest_digest: Digest
     config: ImageConfig
     layers: tuple[str, ...]
+    directory: str = ""
+    """Where the layers are. It is this pull's alone, and the caller's to remove."""
 
 
 class ResolvedImage(Record):
@@ -84,9 +86,8 @@ def pull(
     except BaseException:
         remove_tree(directory)
         raise
-    return PulledImage(
-        reference, image.manifest_digest, image.config, tuple(os.path.join(final, name) for name in names)
-    )
+    layers = tuple(os.path.join(final, name) for name in names)
+    return PulledImage(reference, image.manifest_digest, image.config, layers, final)
 
 
 def resolve(source: ImageSource, selector: str, platform: Platform) -> ResolvedImage:

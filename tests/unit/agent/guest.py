@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import sys
+import tempfile
 import threading
 
 from sealpod.agent import syscalls
@@ -52,10 +54,17 @@ def main() -> None:
             raise NotFoundError(f"no image {text}", code="image.not-found", remedy="push it")
         with open(os.path.join(directory, "config.json"), "rb") as file:
             config = ImageConfig.decode(file.read())
-        layers = sorted(os.scandir(os.path.join(directory, "layers")), key=lambda entry: int(entry.name))
-        return PulledImage(reference, Digest.of(b""), config, tuple(entry.path for entry in layers))
+        # Unpacked anew by each pull, as the real one does it.
+        place = tempfile.mkdtemp(dir=store)
+        names = sorted(os.listdir(os.path.join(directory, "layers")), key=int)
+        layers = tuple(os.path.join(place, name) for name in names)
+        for name, layer in zip(names, layers, strict=True):
+            shutil.copytree(os.path.join(directory, "layers", name), layer, symlinks=True)
+        return PulledImage(reference, Digest.of(b""), config, layers, place)
 
     enter_own_mounts(root)
+    store = os.path.join(root, "image")
+    os.mkdir(store)
     syscalls.become_subreaper()
     reaper = Reaper()
     reaper.start()

@@ -322,6 +322,62 @@ def test_removing_a_container_leaves_its_volumes_contents(pod: Guest) -> None:
         assert "leaver" not in file.read()
 
 
+def test_a_removed_container_gives_its_memory_back(pod: Guest) -> None:
+    """Of one that is started anew for ever, nothing may pile up: neither images nor copied files."""
+    images = inside(pod, str(pod.root / "image"))
+    before = sorted(os.listdir(images)), sorted(os.listdir(inside(pod, shared(pod))))
+    for name in ("crash", "crash-loop"):
+        copy(pod, shared(pod, f"{name}-0a1b2c3d-hosts"), b"hosts\n")
+        copy(pod, shared(pod, f"{name}-0a1b2c3e-token/..v1/token"), b"secret")
+        copy(pod, shared(pod, f"{name}-0a1b2c3e-token/..data"), b"..v1", LINK)
+        copy(pod, shared(pod, f"{name}-0a1b2c3f-half"), b"ha", file_size=4)
+    assert run(pod, "crash", "exit 3", binds=[("/hosts", shared(pod, "crash-0a1b2c3d-hosts"))])[0] == 3
+    pod.remove("crash")
+    left = [name for name in os.listdir(inside(pod, shared(pod))) if name.startswith("crash")]
+    assert sorted(left) == ["crash-loop-0a1b2c3d-hosts", "crash-loop-0a1b2c3e-token"]
+    # One whose creation fails, and one the host gives up before it.
+    request = pod.create_request("crash-loop", ["/bin/sleep", "0"])
+    request.OCI.Mounts.add(destination="/x", source="/etc", type="bind")
+    assert pod.client.refused("CreateContainer", request).message.endswith("[sandbox.path]")
+    assert before == (sorted(os.listdir(images)), sorted(os.listdir(inside(pod, shared(pod)))))
+    assert os.listdir(inside(pod, str(pod.root / "shared/incoming"))) == []
+    copy(pod, shared(pod, "given-up-0a1b2c3d-hosts"), b"hosts\n")
+    remove = agent_pb2.RemoveContainerRequest(container_id="given-up")
+    assert pod.client.refused("RemoveContainer", remove).message.endswith("[container.unknown]")
+    assert before[1] == sorted(os.listdir(inside(pod, shared(pod))))
+
+
+def test_a_directory_of_a_volume_is_made_when_it_is_asked_for(pod: Guest) -> None:
+    plain = volume(pod, "local", "shared/containers/s1/rootfs/local/sub", "mode=0777", "fsgid=88")
+    binds = [("/part", f"{plain.mount_point}/a/b")]
+    assert run(pod, "sub1", "echo kept > /part/file", storages=[plain], binds=binds) == (0, "")
+    status = os.stat(inside(pod, f"{plain.mount_point}/a/b"))
+    assert (status.st_gid, stat.S_IMODE(status.st_mode)) == (88, 0o2777)
+    whole = [("/whole", plain.mount_point), *binds]
+    assert run(pod, "sub2", "cat /whole/a/b/file /part/file", storages=[plain], binds=whole) == (
+        0,
+        "kept\nkept\n",
+    )
+    request = pod.create_request("sub3", ["/bin/sleep", "0"])
+    request.OCI.Mounts.add(destination="/x", source=shared(pod, "no-volume/part"), type="bind")
+    assert pod.client.refused("CreateContainer", request).message.endswith("[sandbox.path]")
+
+
+def test_an_images_volume_is_its_own_directory_and_writable(pod: Guest) -> None:
+    request = pod.create_request("image-volume", [*SHELL, "cat /etc/which; echo x > /etc/n; echo y > /new/n"])
+    request.OCI.Root.Readonly = True
+    for place in ("/etc", "/new/deep", "/new"):
+        source = str(pod.root / "image-volume/rootfs") + place
+        request.OCI.Mounts.add(destination=place, source=source, type="bind", options=["rbind", "rw"])
+    pod.client.call("CreateContainer", request)
+    pod.created.append("image-volume")
+    pod.start("image-volume")
+    assert (pod.output("image-volume"), pod.wait("image-volume")) == (b"top\n", 0)
+    other = pod.create_request("other-image", ["/bin/sleep", "0"])
+    other.OCI.Mounts.add(destination="/x", source=str(pod.root / "image-volume/rootfs/etc"), type="bind")
+    assert pod.client.refused("CreateContainer", other).message.endswith("[sandbox.path]")
+
+
 def test_kernel_parameters_of_the_pods_ipc(pod: Guest) -> None:
     script = "cat /proc/sys/kernel/shmmax /proc/sys/fs/mqueue/msg_max"
     sysctl = {"kernel.shmmax": "12345678", "fs.mqueue.msg_max": "11"}
