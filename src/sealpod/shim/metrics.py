@@ -22,8 +22,8 @@ Pids current=1:uint64 limit=2:uint64
 Cpu usage=1:CpuUsage throttling=2:Throttle
 CpuUsage total=1:uint64 kernel=2:uint64 user=3:uint64
 Throttle periods=1:uint64 throttled_periods=2:uint64 throttled_time=3:uint64
-Memory cache=1:uint64 rss=2:uint64 total_cache=18:uint64 total_rss=19:uint64 total_inactive_file=30:uint64
-  usage=33:Entry
+Memory cache=1:uint64 rss=2:uint64 pg_fault=9:uint64 pg_maj_fault=10:uint64 total_cache=18:uint64
+  total_rss=19:uint64 total_inactive_file=30:uint64 usage=33:Entry
 Entry limit=1:uint64 usage=2:uint64 max=3:uint64 failcnt=4:uint64
 """
 )
@@ -33,7 +33,8 @@ Metrics pids=1:Pids cpu=2:Cpu memory=4:Memory
 Pids current=1:uint64 limit=2:uint64
 Cpu usage_usec=1:uint64 user_usec=2:uint64 system_usec=3:uint64 nr_periods=4:uint64 nr_throttled=5:uint64
   throttled_usec=6:uint64
-Memory anon=1:uint64 file=2:uint64 inactive_file=13:uint64 usage=32:uint64 usage_limit=33:uint64
+Memory anon=1:uint64 file=2:uint64 inactive_file=13:uint64 pgfault=18:uint64 pgmajfault=19:uint64
+  usage=32:uint64 usage_limit=33:uint64
 """
 )
 
@@ -48,7 +49,7 @@ def pack(stats: agent_pb2.StatsContainerResponse, *, unified: bool | None = None
 def _v1(stats: agent_pb2.StatsContainerResponse) -> Message:
     group = stats.cgroup_stats
     cpu, memory = group.cpu_stats.cpu_usage, group.memory_stats
-    detail = _details(memory)
+    held, detail = group.cpu_stats.throttling_data, _details(memory)
     usage = V1.new(
         "Entry",
         limit=memory.usage.limit,
@@ -67,11 +68,19 @@ def _v1(stats: agent_pb2.StatsContainerResponse) -> Message:
                 kernel=cpu.usage_in_kernelmode,
                 user=cpu.usage_in_usermode,
             ),
+            throttling=V1.new(
+                "Throttle",
+                periods=held.periods,
+                throttled_periods=held.throttled_periods,
+                throttled_time=held.throttled_time,
+            ),
         ),
         memory=V1.new(
             "Memory",
             cache=detail.get("file", 0),
             rss=detail.get("anon", 0),
+            pg_fault=detail.get("pgfault", 0),
+            pg_maj_fault=detail.get("pgmajfault", 0),
             total_cache=detail.get("file", 0),
             total_rss=detail.get("anon", 0),
             total_inactive_file=detail.get("inactive_file", 0),
@@ -83,7 +92,7 @@ def _v1(stats: agent_pb2.StatsContainerResponse) -> Message:
 def _v2(stats: agent_pb2.StatsContainerResponse) -> Message:
     group = stats.cgroup_stats
     cpu, memory = group.cpu_stats.cpu_usage, group.memory_stats
-    detail = _details(memory)
+    held, detail = group.cpu_stats.throttling_data, _details(memory)
     return V2.new(
         "Metrics",
         pids=V2.new("Pids", current=group.pids_stats.current, limit=group.pids_stats.limit),
@@ -92,12 +101,17 @@ def _v2(stats: agent_pb2.StatsContainerResponse) -> Message:
             usage_usec=cpu.total_usage // 1000,
             user_usec=cpu.usage_in_usermode // 1000,
             system_usec=cpu.usage_in_kernelmode // 1000,
+            nr_periods=held.periods,
+            nr_throttled=held.throttled_periods,
+            throttled_usec=held.throttled_time // 1000,
         ),
         memory=V2.new(
             "Memory",
             anon=detail.get("anon", 0),
             file=detail.get("file", 0),
             inactive_file=detail.get("inactive_file", 0),
+            pgfault=detail.get("pgfault", 0),
+            pgmajfault=detail.get("pgmajfault", 0),
             usage=memory.usage.usage,
             usage_limit=memory.usage.limit,
         ),
