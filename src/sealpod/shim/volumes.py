@@ -4,11 +4,12 @@
 ==========================================  =====================================================
 mount                                       in the guest
 ==========================================  =====================================================
-/proc, /sys, /dev and below                 the agent's own
+/proc, /sys, /dev and below                 the agent's own, unless an emptyDir is meant
 tmpfs                                       tmpfs
 emptyDir with medium Memory                 one tmpfs for the pod (storage ``ephemeral``)
 emptyDir                                    one directory for the pod (storage ``local``)
-/dev/shm                                    the pod's
+/dev/shm                                    the pod's, unless an emptyDir is meant
+a volume the image declares                 the image's own directory, writable
 any other directory or file                 a copy, refreshed while kubelet changes the original
 /dev/termination-log                        a copy, brought back when the container has ended
 ==========================================  =====================================================
@@ -20,27 +21,30 @@ the image or behind the key broker.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from secrets import token_hex
 from typing import Any, Final
 
 from sealpod.errors import OperationError, RefusedError, SealpodError, UsageError
 from sealpod.sandbox.agent import AgentClient
-from sealpod.shim import lastwords
+from sealpod.shim import emptydir, lastwords
+from sealpod.shim.agentspec import rootfs_path
 from sealpod.shim.copying import Tree, copy_file
-from sealpod.shim.watch import Watch
+from sealpod.shim.emptydir import EmptyDir
+from sealpod.shim.watch import Watch, Watcher
 from sealpod.wire.pb import agent_pb2, oci_pb2
 
 SHARED: Final = "/run/kata-containers/shared/containers"
 EPHEMERAL: Final = "/run/kata-containers/sandbox/ephemeral"
-SHM: Final = "/run/kata-containers/sandbox/shm"
-EMPTY_DIR: Final = "kubernetes.io~empty-dir"
-MOUNTINFO: Final = "/proc/self/mountinfo"
+SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108 (inside the container)
 BLOCKED: Final = "CopyFileRequest is blocked"
 """The agent's words when the pod's owner lets the host bring in no files."""
 DISPENSABLE: Final = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf", lastwords.USUAL)
 """What the guest has of its own, or can be without, when no files may be brought in."""
 _OWN: Final = ("/proc", "/sys", "/dev")
+_IMAGES: Final = re.compile(r"/containers/[^/]+/volumes/[0-9a-f]{64}$")
+"""Where containerd makes a directory for a ``VOLUME`` of the image, which it would fill from its snapshot."""
 _KEPT_OPTIONS: Final = ("ro", "rw", "nosuid", "nodev", "noexec", "bind", "rbind")
 
 
@@ -50,6 +54,7 @@ class Volumes:
     def __init__(self, agent: AgentClient, pod: str) -> None:
         self._agent = agent
         self._pod = pod
+        self._watcher = Watcher()
         self._watches: dict[str, list[Watch]] = {}
 
     async def bring(
@@ -61,28 +66,25 @@ class Volumes:
         for mount in mounts:
             destination, kind = str(mount.get("destination") or ""), str(mount.get("type") or "bind")
             options = [str(one) for one in mount.get("options") or ()]
-            if destination == "/dev/shm":  # noqa: S108 (inside the container)
-                continue
-            if any(destination == own or destination.startswith(f"{own}/") for own in _OWN) and (
-                kind != "bind" or not os.path.isfile(str(mount.get("source") or ""))
-            ):
+            source = str(mount.get("source") or "")
+            empty = emptydir.find(source)
+            if empty is None and _is_guests_own(destination, kind, source):
                 continue
             if kind == "tmpfs":
                 found.append(
                     oci_pb2.Mount(destination=destination, type="tmpfs", source="tmpfs", options=options)
                 )
                 continue
-            source = str(mount.get("source") or "")
             if kind not in ("bind", "") and "bind" not in options and "rbind" not in options:
                 continue  # cgroup, mqueue and the like: the agent's own
-            try:
-                place = await self._place(container_id, source, storages)
-            except SealpodError as error:
-                if error.message != BLOCKED:
-                    raise
-                if destination in DISPENSABLE:
-                    continue
-                raise _blocked(destination) from error
+            if empty is not None:
+                place = self._empty(empty, storages)
+            elif _IMAGES.search(source):
+                place = rootfs_path(container_id) + destination
+            else:
+                place = await self._bring(container_id, source, destination)
+            if not place:
+                continue
             kept = [one for one in options if one in _KEPT_OPTIONS]
             found.append(oci_pb2.Mount(destination=destination, type="bind", source=place, options=kept))
         return found, list(storages.values())
@@ -97,28 +99,37 @@ class Volumes:
         for container_id in list(self._watches):
             self.forget(container_id)
 
-    async def _place(self, container_id: str, source: str, storages: dict[str, agent_pb2.Storage]) -> str:
-        """Where the guest has what the host has at ``source``."""
+    def _empty(self, volume: EmptyDir, storages: dict[str, agent_pb2.Storage]) -> str:
+        """Where the guest has an empty directory, or what is below it."""
+        options = ["mode=0777"]
+        if volume.group:
+            options.append(f"fsgid={volume.group}")
+        if volume.memory:
+            place = f"{EPHEMERAL}/{volume.name}"
+            if volume.size:
+                options.append(f"size={volume.size}")
+            storages[place] = agent_pb2.Storage(
+                driver="ephemeral", source="tmpfs", fstype="tmpfs", options=options, mount_point=place
+            )
+        else:
+            place = f"{SHARED}/{self._pod}/rootfs/local/{volume.name}"
+            storages[place] = agent_pb2.Storage(
+                driver="local", source="local", fstype="local", options=options, mount_point=place
+            )
+        return f"{place}/{volume.below}" if volume.below else place
+
+    async def _bring(self, container_id: str, source: str, destination: str) -> str:
+        """Where the guest has a copy of what the host has at ``source``; empty if it can be without."""
         name = os.path.basename(source.rstrip("/")) or "root"
-        if f"/{EMPTY_DIR}/" in source:
-            volume = source.partition(f"/{EMPTY_DIR}/")[2].split("/")[0]
-            if _is_tmpfs(source):
-                place = f"{EPHEMERAL}/{volume}"
-                storages[place] = agent_pb2.Storage(
-                    driver="ephemeral",
-                    source="tmpfs",
-                    fstype="tmpfs",
-                    options=["mode=0777"],
-                    mount_point=place,
-                )
-            else:
-                place = f"{SHARED}/{self._pod}/rootfs/local/{volume}"
-                storages[place] = agent_pb2.Storage(
-                    driver="local", source="local", fstype="local", options=["mode=0777"], mount_point=place
-                )
-            return place
         place = f"{SHARED}/{container_id}-{token_hex(4)}-{name}"
-        await self._copy(container_id, source, place)
+        try:
+            await self._copy(container_id, source, place)
+        except SealpodError as error:
+            if error.message != BLOCKED:
+                raise
+            if destination in DISPENSABLE:
+                return ""
+            raise _blocked(destination) from error
         return place
 
     async def _copy(self, container_id: str, source: str, place: str) -> None:
@@ -126,7 +137,8 @@ class Volumes:
             if os.path.isdir(source):
                 tree = Tree(self._agent, source, place)
                 # Watched first: a change while it is copied is seen.
-                self._watches.setdefault(container_id, []).append(Watch(source, tree.copy))
+                watch = self._watcher.watch(source, tree.copy)
+                self._watches.setdefault(container_id, []).append(watch)
                 await tree.copy()
             elif os.path.isfile(source):
                 await copy_file(self._agent, source, place)
@@ -146,12 +158,9 @@ def _blocked(destination: str) -> RefusedError:
     )
 
 
-def _is_tmpfs(path: str) -> bool:
-    """Whether a tmpfs is mounted at ``path`` or the volume's directory above it."""
-    wanted = path.rstrip("/")
-    with open(MOUNTINFO, encoding="utf-8", errors="replace") as file:
-        for line in file:
-            fields = line.split(" ")
-            if (wanted == fields[4] or wanted.startswith(f"{fields[4]}/")) and EMPTY_DIR in fields[4]:
-                return " - tmpfs " in line
-    return False
+def _is_guests_own(destination: str, kind: str, source: str) -> bool:
+    """Whether the agent has something of its own there."""
+    if destination == SHARED_MEMORY:
+        return True
+    below = any(destination == own or destination.startswith(f"{own}/") for own in _OWN)
+    return below and (kind != "bind" or not os.path.isfile(source))

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from sealpod.errors import OperationError, RefusedError, SealpodError, UsageError
-from sealpod.shim import copying
+from sealpod.shim import copying, emptydir
+from sealpod.shim.agentspec import rootfs_path
+from sealpod.shim.emptydir import EmptyDir
 from sealpod.shim.volumes import SHARED, Volumes
 
 
@@ -173,6 +175,73 @@ def test_empty_dirs_are_made_in_the_guest(tmp_path: Path) -> None:
             assert [(one.driver, one.mount_point) for one in storages] == [("local", mounts[0].source)]
             assert list(storages[0].options) == ["mode=0777"]
         assert store.files == {}
+
+    play(scenario)
+
+
+def test_an_empty_dir_has_its_pods_group_and_its_size(tmp_path: Path) -> None:
+    plain = tmp_path / "kubernetes.io~empty-dir" / "cache"
+    plain.mkdir(parents=True)
+    os.chown(plain, -1, 4321)
+    fast = str(tmp_path / "kubernetes.io~empty-dir" / "fast")
+    table = tmp_path / "mountinfo"
+    table.write_text(f"70 1 0:70 / {fast} rw,relatime shared:7 - tmpfs tmpfs rw,size=65536k,inode64\n")
+    assert emptydir.find(fast, str(table)) == EmptyDir("fast", "", True, "65536k", 0)
+    assert emptydir.find(f"{fast}er", str(table)) == EmptyDir("faster", "", False, "", 0)
+
+    async def scenario(_store: Store, volumes: Volumes) -> None:
+        # Both are volumes whatever the guest has of its own there.
+        for place in ("/cache", "/dev/shm", "/dev/cache"):
+            mounts, storages = await volumes.bring("one", [bind(plain, place)])
+            assert [(one.destination, one.source) for one in mounts] == [(place, storages[0].mount_point)]
+            assert list(storages[0].options) == ["mode=0777", "fsgid=4321"]
+
+    play(scenario)
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (
+            # On the node's disk: the root of the mount is a path in the disk's file system.
+            "90 1 8:1 /u/volumes/kubernetes.io~empty-dir/data/a/b {source} rw - ext4 /dev/sda1 rw\n",
+            EmptyDir("data", "a/b", False, "", 0),
+        ),
+        (
+            """\
+80 1 0:80 / {pod}/volumes/kubernetes.io~empty-dir/fast rw - tmpfs tmpfs rw,size=64k
+90 1 0:80 /a/b {source} rw - tmpfs tmpfs rw,size=64k
+""",
+            EmptyDir("fast", "a/b", True, "64k", 0),
+        ),
+        (
+            """\
+80 1 0:80 / {pod}/volumes/kubernetes.io~configmap/c rw - ext4 x rw
+90 1 0:80 /k {source} rw - ext4 x rw
+""",
+            None,
+        ),
+        ("90 1 8:1\n\n90 1 8:1 / {source} rw - ext4\n", None),
+        ("", None),
+    ],
+)
+def test_part_of_an_empty_dir(tmp_path: Path, lines: str, expected: EmptyDir | None) -> None:
+    pod = "/var/lib/kubelet/pods/u"
+    source = f"{pod}/volume-subpaths/v/c/0"
+    table = tmp_path / "mountinfo"
+    table.write_text(lines.format(source=source, pod=pod))
+    assert emptydir.find(source, str(table)) == expected
+
+
+def test_an_images_volume_is_the_images(tmp_path: Path) -> None:
+    source = tmp_path / "containers/one/volumes" / ("ab" * 32)
+    source.mkdir(parents=True)
+
+    async def scenario(store: Store, volumes: Volumes) -> None:
+        store.refusal = OperationError("CopyFileRequest is blocked")
+        mounts, storages = await volumes.bring("one", [bind(source, "/data", "rw")])
+        assert (mounts[0].source, list(mounts[0].options)) == (f"{rootfs_path('one')}/data", ["rbind", "rw"])
+        assert not storages
 
     play(scenario)
 
