@@ -16,9 +16,10 @@ from sealpod.errors import (
     VerificationError,
 )
 from sealpod.sandbox.podport import PodRequest
-from sealpod.shim import agentspec, bundle, imagename, lastwords, usernames
+from sealpod.shim import agentspec, bundle, devices, imagename, lastwords, usernames
 from sealpod.shim.container import Container
 from sealpod.shim.pod import Pod
+from sealpod.shim.volumes import Volumes
 from sealpod.wire.agentapi import TERMINATION_LOG
 from sealpod.wire.message import Message
 from sealpod.wire.pb import agent_pb2
@@ -81,11 +82,12 @@ async def _make_in_guest(
     vm, volumes = pod.machine(), pod.volumes
     if volumes is None:
         raise RuntimeError("a machine without volumes")
+    devices.check(config.get("linux") or {})
     image = await imagename.find(annotations, request.rootfs, pod.context, request.id)
     wanted = config.get("mounts") or ()
     container.names = usernames.of_rootfs(request.rootfs)
     try:
-        mounts, storages = await volumes.bring(container.id, wanted)
+        mounts, storages = await _bring(pod, volumes, container.id, wanted)
         message = agentspec.create_request(
             container.id, config, vm.settings.image_reference(image), mounts, storages, container.names
         )
@@ -98,6 +100,15 @@ async def _make_in_guest(
         await _call(pod, container.id, message, vm.settings.kata.create_timeout)
     except BaseException:
         volumes.forget(container.id)
+        raise
+
+
+async def _bring(pod: Pod, volumes: Volumes, container_id: str, wanted: Any) -> tuple[list[Any], list[Any]]:
+    try:
+        return await volumes.bring(container_id, wanted)
+    except BaseException:
+        # The container will not be, but copies for it are there.
+        pod.keep(_remove(pod, container_id))
         raise
 
 
@@ -130,6 +141,10 @@ async def _remove_later(pod: Pod, container_id: str, call: asyncio.Task[bytes]) 
     await asyncio.wait([call])
     if call.cancelled() or call.exception() is not None:
         return
+    await _remove(pod, container_id)
+
+
+async def _remove(pod: Pod, container_id: str) -> None:
     with contextlib.suppress(SealpodError):
         await pod.call("RemoveContainer", agent_pb2.RemoveContainerRequest(container_id=container_id))
 

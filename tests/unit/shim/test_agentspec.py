@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sealpod.errors import UsageError
-from sealpod.shim import agentspec, imagename, metrics
+from sealpod.shim import agentspec, devices, imagename, metrics
 from sealpod.shim.context import ShimContext
 from sealpod.wire.pb import agent_pb2
 from sealpod.wire.taskapi import MESSAGES
@@ -96,6 +96,28 @@ def test_a_process_beside_the_first() -> None:
     assert (request.string_user.uid, request.string_user.gid) == ("5", "6")
 
 
+@pytest.mark.parametrize(
+    ("device", "rules", "refused"),
+    [
+        ("/dev/fuse", [{"allow": False, "access": "rwm"}], True),
+        ("/dev/block", [{"allow": True, "type": "b", "major": 8, "minor": 0, "access": "rwm"}], True),
+        ("/dev/null", [], False),
+        # A privileged container's, of which it has all.
+        ("/dev/sda", [{"allow": False, "access": "rwm"}, {"allow": True, "access": "rwm"}], False),
+    ],
+)
+def test_devices_of_the_host_are_not_left_out_in_silence(
+    device: str, rules: list[dict[str, Any]], refused: bool
+) -> None:
+    linux = {"devices": [{"path": device, "type": "c"}], "resources": {"devices": rules}}
+    if not refused:
+        devices.check(linux)
+        return
+    with pytest.raises(UsageError, match=device) as caught:
+        devices.check(linux)
+    assert caught.value.code == "shim.device"
+
+
 def volume(document: object) -> Any:
     packed = base64.b64encode(json.dumps(document).encode()).decode()
     return MESSAGES.new("Mount", type="fuse.nydus-overlayfs", options=[f"io.katacontainers.volume={packed}"])
@@ -128,14 +150,22 @@ def test_numbers_of_both_kinds_of_cgroups() -> None:
     group = stats.cgroup_stats
     group.cpu_stats.cpu_usage.total_usage = 5_000_000
     group.memory_stats.usage.usage = 300
-    group.memory_stats.stats.add(key="inactive_file", value=100)
+    for key, value in (("inactive_file", 100), ("anon", 70), ("pgfault", 9), ("pgmajfault", 2)):
+        group.memory_stats.stats.add(key=key, value=value)
+    held = group.cpu_stats.throttling_data
+    held.periods, held.throttled_periods, held.throttled_time = 8, 3, 6_000_000
     group.pids_stats.current = 4
     one, two = metrics.pack(stats, unified=False), metrics.pack(stats, unified=True)
     assert one.type_url == "io.containerd.cgroups.v1.Metrics"
     decoded = metrics.V1.decode("Metrics", one.value)
     assert decoded.cpu.usage.total == 5_000_000
-    assert (decoded.memory.usage.usage, decoded.memory.total_inactive_file) == (300, 100)
+    memory, held = decoded.memory, decoded.cpu.throttling
+    assert (memory.usage.usage, memory.total_inactive_file, memory.total_rss) == (300, 100, 70)
+    assert (memory.pg_fault, memory.pg_maj_fault) == (9, 2)
+    assert (held.periods, held.throttled_periods, held.throttled_time) == (8, 3, 6_000_000)
     assert two.type_url == "io.containerd.cgroups.v2.Metrics"
     decoded = metrics.V2.decode("Metrics", two.value)
     assert (decoded.cpu.usage_usec, decoded.memory.usage, decoded.memory.inactive_file) == (5000, 300, 100)
+    assert (decoded.memory.anon, decoded.memory.pgfault, decoded.memory.pgmajfault) == (70, 9, 2)
+    assert (decoded.cpu.nr_periods, decoded.cpu.nr_throttled, decoded.cpu.throttled_usec) == (8, 3, 6000)
     assert decoded.pids.current == 4

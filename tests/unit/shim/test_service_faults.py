@@ -7,6 +7,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from podkit import Bench, Reader, process_spec
@@ -17,6 +18,7 @@ from sealpod.errors import (
     LaunchError,
     OperationError,
     UnavailableError,
+    UsageError,
     VerificationError,
 )
 from sealpod.wire.taskapi import CREATED, STOPPED
@@ -121,6 +123,29 @@ def test_a_pull_that_takes_too_long_is_given_up_and_removed_when_it_has_come(
         bench.guest.gates["CreateContainer"].set()
         await bench.guest.arrival("RemoveContainer").wait()
         assert bench.events.names("one") == []
+
+    play(scenario)
+
+
+def test_copies_for_a_container_that_cannot_be_are_removed(play: Callable[[Scenario], None]) -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.run("pod", "sandbox")
+        hosts = bench.directory / "hosts"
+        hosts.touch()
+
+        def edit(config: dict[str, Any]) -> None:
+            sources = {"/etc/hosts": str(hosts), "/pipe": bench.fifo("pipe")}
+            config["mounts"] = [
+                {"destination": place, "source": source, "type": "bind", "options": ["rbind"]}
+                for place, source in sources.items()
+            ]
+
+        with pytest.raises(UsageError) as caught:
+            await bench.create("one", "container", edit=edit)
+        assert caught.value.code == "shim.volume"
+        await bench.guest.arrival("RemoveContainer").wait()
+        assert len(bench.guest.named("CopyFile")) == 1
+        assert [one.container_id for one in bench.guest.named("RemoveContainer")] == ["one"]
 
     play(scenario)
 
