@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from sealpod.cli.measure_options import add_arguments
 from sealpod.cli.measure_tool import adapt
-from sealpod.errors import UsageError, VerificationError
+from sealpod.errors import UsageError
 
 if TYPE_CHECKING:
     from sealpod.cli.measure_input import Inputs
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["HELP", "adapt", "add_arguments", "run"]
 
 HELP: Final = "Calculate the launch digest of a guest"
-_DIFFERS: Final = VerificationError.exit_status
 
 
 def run(args: argparse.Namespace) -> int:
@@ -138,7 +137,9 @@ def _report(args: argparse.Namespace, inputs: Inputs, launch: Launch, vcpus: Vcp
 
     components = _components(args, inputs, vcpus, launch)
     if args.explain is not None:
-        return _explain(args, components)
+        from sealpod.cli.measure_output import compare_with
+
+        return compare_with(args.explain, components, args.output)
     from sealpod.measure.document import document
 
     print_json(document(launch, inputs.firmware().ovmf, components))
@@ -153,18 +154,3 @@ def _components(
     return Components.of_launch(
         launch, inputs.cmdline(), vcpus, args.policy, inputs.svsm_hash(), inputs.measured_vars
     )
-
-
-def _explain(args: argparse.Namespace, found: tuple[Components, ...]) -> int:
-    from sealpod.cli.measure_input import read_text
-    from sealpod.cli.measure_output import print_differences
-    from sealpod.measure.explain import explain
-    from sealpod.measure.reading import read_all
-
-    if len(found) != 1:
-        raise UsageError("--explain compares one number of vCPUs", code="measure.vcpus")
-    references = read_all(read_text(args.explain))
-    alike = [each for each in references if each.vcpus == found[0].vcpus]
-    differences = explain((alike or references)[0], found[0])
-    print_differences(differences, found[0].digest, args.output)
-    return _DIFFERS if differences else 0

@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import base64
 import binascii
+import re
+import sys
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -18,7 +20,7 @@ from sealpod.cli.measure_input import read_text
 from sealpod.cli.measure_output import print_json
 from sealpod.errors import DecodeError, UsageError
 from sealpod.measure.gctx import LD_SIZE
-from sealpod.measure.idblock import DEFAULT_POLICY, IdAuth, IdBlock, authenticate, key_digest
+from sealpod.measure.idblock import DEFAULT_POLICY, MUST_BE_ONE, IdAuth, IdBlock, authenticate, key_digest
 
 HELP: Final = "Make the ID block of a SEV-SNP guest and its authentication"
 
@@ -31,6 +33,9 @@ The firmware starts no other guest than the block's, and reports its ids and the
 Keys are on P-384, as PEM without a passphrase: openssl ecparam -name secp384r1 -genkey -noout. The first line
 printed is for QEMU's -object sev-snp-guest; with an author's key add author-key-enabled=on.
 """
+
+
+_SEV_DIGEST: Final = re.compile(r"[0-9a-f]{64}|[0-9A-F]{64}", re.ASCII)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
         args.guest_svn,
         args.policy,
     )
+    _warn(block)
     author = None if args.no_author else _key(args.authorkey)
     auth = authenticate(block, _key(args.idkey), author)
     if args.output == "json":
@@ -73,6 +79,14 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print_text(block, auth)
     return 0
+
+
+def _warn(block: IdBlock) -> None:
+    """Say what no firmware takes: fields can be set to anything, also to try that."""
+    if not block.policy & MUST_BE_ONE:
+        print("sealpod: warning: bit 17 of the policy is 0; firmware refuses it", file=sys.stderr)
+    if block.version != 1:
+        print("sealpod: warning: firmware knows version 1 of the block only", file=sys.stderr)
 
 
 def _print_text(block: IdBlock, auth: IdAuth) -> None:
@@ -103,6 +117,13 @@ def _print_json(block: IdBlock, auth: IdAuth) -> None:
 def _measurement(text: str | None) -> bytes:
     if text is None:
         raise UsageError("missing --measurement", code="idblock.field")
+    if _SEV_DIGEST.fullmatch(text):
+        # It would pass for base64 of 48 bytes.
+        raise UsageError(
+            "--measurement is a digest of SEV or SEV-ES, which have no ID block",
+            code="idblock.field",
+            remedy="take it from sealpod measure --mode snp",
+        )
     try:
         value = bytes.fromhex(text) if len(text) == 2 * LD_SIZE else base64.b64decode(text, validate=True)
     except (ValueError, binascii.Error):

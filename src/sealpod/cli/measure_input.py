@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 MAX_FIRMWARE_SIZE: Final = 256 << 20
 """Bytes that are read of a firmware image; OVMF's have 2 to 16 MiB."""
-MAX_RECORD_SIZE: Final = 1 << 20
-"""Bytes that are read of a record; longer ones are refused where they are parsed."""
+MAX_RECORD_SIZE: Final = 16 << 20
+"""Bytes that are read of a record (its reader's limit); longer ones are refused where they are parsed."""
 STDIN: Final = "-"
 _SNP_HASH_SIZE: Final = 48
 _PIECE: Final = 1 << 20

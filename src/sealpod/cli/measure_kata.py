@@ -7,7 +7,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from sealpod.errors import DecodeError, UsageError, VerificationError
+from sealpod.errors import DecodeError, UsageError
 
 if TYPE_CHECKING:
     from sealpod.kataconfig.podfile import Pod
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from sealpod.measure.launch import Vcpus
     from sealpod.sandbox.foretell import Foretold
 
-_DIFFERS: Final = VerificationError.exit_status
 _ELSEWHERE: Final = (
     "append",
     "append_hash",
@@ -46,7 +45,9 @@ def run(args: argparse.Namespace) -> int:
             remedy="leave out --mode, or change sev_guest_policy",
         )
     if args.explain is not None:
-        return _explain(args, found)
+        from sealpod.cli.measure_output import compare_with
+
+        return compare_with(args.explain, found.components, args.output)
     _print(args, found)
     return 0
 
@@ -154,16 +155,3 @@ def _document(args: argparse.Namespace, found: Foretold) -> dict[str, object]:
         for name in ("firmwareTable", "sections", "trace"):
             del guest[name]
     return {"schemaVersion": 2, **about, "guests": guests}
-
-
-def _explain(args: argparse.Namespace, found: Foretold) -> int:
-    from sealpod.cli.measure_output import print_differences
-    from sealpod.measure.explain import closest, explain
-    from sealpod.measure.reading import read_guests
-
-    if len(found.components) != 1:
-        raise UsageError("--explain compares one number of vCPUs", code="measure.vcpus")
-    actual = found.components[0]
-    differences = explain(closest(read_guests(_text(args.explain)), actual), actual)
-    print_differences(differences, actual.digest, args.output)
-    return _DIFFERS if differences else 0

@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from sealpod.errors import AccessError, OperationError
+from sealpod.errors import AccessError, OperationError, UsageError, VerificationError
 
 if TYPE_CHECKING:
+    from sealpod.measure.components import Components
     from sealpod.measure.explain import Difference
     from sealpod.measure.sevlaunch import Launch
 
@@ -44,8 +45,26 @@ def print_json(document: dict[str, object]) -> None:
     print(json.dumps(document, indent=2))
 
 
-def print_differences(differences: Sequence[Difference], digest: str, output: str) -> None:
-    """What differs from a reference."""
+def compare_with(record: str, found: Sequence[Components], output: str) -> int:
+    """Say what differs from the guest of a record that comes closest. Returns the exit status."""
+    from sealpod.cli.measure_input import read_text
+    from sealpod.measure.reading import read_guests
+
+    if len(found) != 1:
+        raise UsageError("--explain compares one number of vCPUs", code="measure.vcpus")
+    return compare(read_guests(read_text(record)), found[0], output)
+
+
+def compare(references: Sequence[Components], actual: Components, output: str) -> int:
+    """Say what differs from the reference that comes closest. Returns the exit status."""
+    from sealpod.measure.explain import closest, explain
+
+    differences = explain(closest(references, actual), actual)
+    _print_differences(differences, actual.digest, output)
+    return VerificationError.exit_status if differences else 0
+
+
+def _print_differences(differences: Sequence[Difference], digest: str, output: str) -> None:
     if output == "json":
         found = [{"part": each.part, "detail": each.detail} for each in differences]
         print_json({"schemaVersion": 1, "digest": digest, "differences": found})

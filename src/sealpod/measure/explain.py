@@ -31,6 +31,12 @@ Part = Literal[
     "digest",
 ]
 
+_SHA256_DIGITS: Final = 64
+_NOTHING: Final = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+"""SHA-256 of nothing."""
+
+_UNTOLD: Final = "; whether the firmware is the same cannot be told from hashes of two kinds"
+
 MAX_WORDS: Final = 8
 """Changed places of a command line that are spelt out; the rest is counted."""
 
@@ -59,26 +65,28 @@ def explain(reference: Components, actual: Components) -> tuple[Difference, ...]
 
 
 def closest(references: Sequence[Components], actual: Components) -> Components:
-    """The reference to compare with: the one of this digest, else of this number of vCPUs, else the nearest.
+    """The reference to compare with: the one of this digest, else of the nearest number of vCPUs.
 
-    The nearest has the fewest parts that differ, then the fewest words: where no vCPU is measured, only the
-    command line tells their number.
+    Of several such it is the one with the fewest parts that differ, then the fewest words: where no vCPU is
+    measured, only the command line tells their number.
     """
     return min(references, key=lambda one: _distance(one, actual))
 
 
-def _distance(reference: Components, actual: Components) -> tuple[bool, bool, int, int]:
+def _distance(reference: Components, actual: Components) -> tuple[bool, int, int, int]:
     changes = len(list(_differences(reference, actual)))
     words = set((reference.cmdline or "").split()) ^ set((actual.cmdline or "").split())
-    return reference.digest != actual.digest, reference.vcpus != actual.vcpus, changes, len(words)
+    vcpus = abs((reference.vcpus or 0) - (actual.vcpus or 0))
+    return reference.digest != actual.digest, vcpus, changes, len(words)
 
 
 def _differences(reference: Components, actual: Components) -> Iterator[Difference]:
     if reference.mode != actual.mode:
-        yield Difference("mode", f"is {actual.mode}, the reference has {reference.mode}")
+        firmwares = "" if _alike(reference, actual) else _UNTOLD
+        yield Difference("mode", f"is {actual.mode}, the reference has {reference.mode}{firmwares}")
     for part, expected, found in _hashes(reference, actual):
         if expected != found:
-            yield Difference(part, f"{_kind(found)} is {_hash(found)}, the reference has {_hash(expected)}")
+            yield Difference(part, _hash_differs(expected, found))
     if reference.line_hash() != actual.line_hash():
         yield Difference("command line", _command_line(reference, actual))
     for part, expected, found in _values(reference, actual):
@@ -87,8 +95,7 @@ def _differences(reference: Components, actual: Components) -> Iterator[Differen
 
 
 def _hashes(reference: Components, actual: Components) -> Iterator[tuple[Part, str | None, str | None]]:
-    # SEV-SNP has another kind of hash for the firmware: of two kinds nobody can say whether they differ.
-    if len(reference.firmware) == len(actual.firmware):
+    if _alike(reference, actual):
         yield "firmware", reference.firmware, actual.firmware
     if reference.svsm is not None and actual.svsm is not None:
         yield "SVSM", reference.svsm, actual.svsm
@@ -106,12 +113,22 @@ def _values(reference: Components, actual: Components) -> Iterator[tuple[Part, s
     yield "policy", _hex(reference.policy), _hex(actual.policy)
 
 
-def _kind(value: str | None) -> str:
-    return "SEV-SNP hash" if value is not None and len(value) > 64 else "SHA-256"
+def _alike(reference: Components, actual: Components) -> bool:
+    """Whether the firmwares' hashes are of one kind: SEV-SNP has another."""
+    return len(reference.firmware) == len(actual.firmware)
+
+
+def _hash_differs(expected: str | None, found: str | None) -> str:
+    if found is None:
+        return f"is not measured, the reference has {_hash(expected)}"
+    kind = "SEV-SNP hash" if len(found) > _SHA256_DIGITS else "SHA-256"
+    if expected is None:
+        return f"{kind} is {_hash(found)}, in the reference it is not measured"
+    return f"{kind} is {_hash(found)}, the reference has {_hash(expected)}"
 
 
 def _hash(value: str | None) -> str:
-    return "none (not measured)" if value is None else value
+    return f"{value} (of nothing: none was given)" if value == _NOTHING else f"{value}"
 
 
 def _hex(value: int | None) -> str | None:
@@ -143,15 +160,32 @@ def _changes(expected: str, found: str) -> str:
 
 
 def _changed_words(expected: list[str], found: list[str]) -> Iterator[str]:
-    matcher = difflib.SequenceMatcher(None, expected, found, autojunk=False)
-    for kind, start, end, other_start, other_end in matcher.get_opcodes():
+    for kind, start, end, other_start, other_end in _opcodes(expected, found):
         old, new = _quoted(expected[start:end]), _quoted(found[other_start:other_end])
+        words, verb = _words(other_start, other_end)
         if kind == "replace":
-            yield f"word {other_start + 1} is {new}, the reference has {old}"
+            yield f"{words} {verb} {new}, the reference has {old}"
         elif kind == "insert":
-            yield f"word {other_start + 1} {new} is not in the reference"
+            yield f"{words} {new} {verb} not in the reference"
         elif kind == "delete":
-            yield f"the reference's word {start + 1} {old} is missing"
+            words, verb = _words(start, end)
+            yield f"the reference's {words} {old} {verb} missing"
+
+
+def _opcodes(expected: list[str], found: list[str]) -> Iterator[tuple[str, int, int, int, int]]:
+    """What to do to ``expected``; as many words for as many are told one by one."""
+    for code in difflib.SequenceMatcher(None, expected, found, autojunk=False).get_opcodes():
+        kind, start, end, other_start, other_end = code
+        if kind == "replace" and end - start == other_end - other_start:
+            for at in range(end - start):
+                yield kind, start + at, start + at + 1, other_start + at, other_start + at + 1
+        else:
+            yield code
+
+
+def _words(start: int, end: int) -> tuple[str, str]:
+    """Which words, and the verb that goes with them."""
+    return (f"word {end}", "is") if end - start == 1 else (f"words {start + 1} to {end}", "are")
 
 
 def _quoted(words: list[str]) -> str:

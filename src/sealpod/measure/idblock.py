@@ -41,6 +41,8 @@ KEY_SIZE: Final = 1028
 SIGNATURE_SIZE: Final = 512
 DEFAULT_POLICY: Final = 0x30000
 """SMT allowed and the bit that must be one; no debugging, no migration. QEMU's default."""
+MUST_BE_ONE: Final = 1 << 17
+"""The bit of the policy that is reserved and 1."""
 ECDSA_P384_SHA384: Final = 1
 _P384: Final = 2
 _COMPONENT: Final = 72

@@ -14,8 +14,8 @@ from sealpod.measure.hashes import cmdline_hash
 from sealpod.measure.sevlaunch import SEV, SEV_ES, SNP, SNP_SVSM
 from sealpod.measure.vmsa import Fpu, Vmm
 
-MAX_JSON_SIZE: Final = 1 << 20
-"""Bytes. A record has some kilobytes, and a command line of at most some thousand."""
+MAX_JSON_SIZE: Final = 16 << 20
+"""Bytes. A guest's record has some kilobytes; one of many sizes, or steps, as many times more."""
 MAX_DIGESTS: Final = 4096
 """Of one record; KVM's limit of vCPUs."""
 

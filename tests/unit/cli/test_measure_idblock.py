@@ -87,12 +87,24 @@ def test_without_an_author(keys: list[str], capsys: pytest.CaptureFixture[str]) 
         (["--idkey", "IDKEY", "--authorkey", "IDKEY", "--no-author"], "exclude each other"),
         (["--idkey", "IDKEY", "--no-author", "--measurement", "AAAA"], "48 bytes"),
         (["--idkey", "IDKEY", "--no-author", "--measurement", "x" * 96], "48 bytes"),
+        (["--idkey", "IDKEY", "--no-author", "--measurement", "0f" * 32], "SEV or SEV-ES"),
+        (["--idkey", "IDKEY", "--no-author", "--measurement", "0F" * 32], "SEV or SEV-ES"),
         (["--idkey", "IDKEY", "--no-author", "--measurement", LD.hex(), "--guest-svn", "-1"], "does not fit"),
     ],
 )
 def test_wrong_usage(arguments: list[str], text: str, keys: list[str]) -> None:
     with pytest.raises(UsageError, match=text):
         run(*(keys[1] if word == "IDKEY" else word for word in arguments))
+
+
+def test_fields_no_firmware_takes_are_warned_of(keys: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    digest = ["--measurement", LD.hex()]
+    assert run(*keys, *digest) == 0
+    assert capsys.readouterr().err == ""
+    assert run(*keys, *digest, "--policy", "0x10000", "--block-version", "2") == 0
+    policy, version = capsys.readouterr().err.splitlines()
+    assert "bit 17 of the policy is 0" in policy
+    assert "version 1" in version
 
 
 @pytest.mark.parametrize("arguments", [["--family-id", "00"], ["--image-id", "z" * 32], ["--policy", "high"]])

@@ -194,6 +194,13 @@ def test_explain_takes_files_by_their_options(node: Path, capsys: Output) -> Non
     assert [each["part"] for each in found["differences"]] == ["initrd"]
 
 
+def test_a_record_of_several_sizes_is_a_reference(node: Path, capsys: Output) -> None:
+    Path("sizes.json").write_text(json.dumps(record(capsys, "--vcpus", "1-4")))
+    assert kata("--vcpus", "2", "--explain", "sizes.json") == 0
+    assert measure("--mode", "sev", "--ovmf", "fw", "--explain", "sizes.json") == 3
+    assert "command line differs: is not measured" in capsys.readouterr().out
+
+
 def test_explain_takes_of_several_sizes_the_closest(node: Path, capsys: Output) -> None:
     Path("sizes.json").write_text(json.dumps(record(capsys, "--vcpus", "1-4")))
     Path("three.json").write_text(json.dumps(record(capsys, "--vcpus", "3")))
@@ -238,11 +245,18 @@ def test_explain_looks_a_digest_up(node: Path, capsys: Output) -> None:
     assert measure("explain", "a.json", digest, "--records", "records") == 0
     sandbox(node, "4f0c11", found)
     assert measure("explain", "a.json", base64.b64encode(bytes.fromhex(digest)).decode()) == 0
+    assert measure("explain", "a.json", digest.upper()) == 0
 
 
 @pytest.mark.parametrize(
     ("a", "b"),
-    [("files:--mode sev", "x"), ("files:--no-such", "x"), ("files:'", "x"), ("-", "-")],
+    [
+        ("files:--mode sev", "x"),
+        ("files:--no-such", "x"),
+        ("files:--version", "x"),
+        ("files:'", "x"),
+        ("-", "-"),
+    ],
 )
 def test_explain_refuses_what_names_no_guest(node: Path, a: str, b: str) -> None:
     with pytest.raises(UsageError):

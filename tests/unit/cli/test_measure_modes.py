@@ -243,13 +243,19 @@ def test_json_of_several_counts_is_a_reference(here: Path, capsys: Captured) -> 
     assert run("snp", "--vcpus", "4", "--explain", "reference.json", "--policy", "0xb0000") == 3
     assert capsys.readouterr().out.splitlines() == [
         "no part differs from the reference",
-        "vCPUs differs: is 4, the reference has 1",
+        "vCPUs differs: is 4, the reference has 3",
         "policy differs: is 0xb0000, the reference has 0x30000",
     ]
     assert run("seves", "--vcpus", "2", "--explain", "reference.json") == 3
     assert "mode differs: is seves, the reference has snp" in capsys.readouterr().out
     with pytest.raises(UsageError):
         run("snp", "--vcpus", "1-2", "--explain", "reference.json")
+
+
+def test_a_record_of_as_many_sizes_as_there_can_be_is_read_back(here: Path, capsys: Captured) -> None:
+    assert run("snp", "--vcpus", "1-4096", "-o", "json") == 0
+    (here / "reference.json").write_text(capsys.readouterr().out)
+    assert run("snp", "--vcpus", "4000", "--explain", "reference.json") == 0
 
 
 @pytest.mark.usefixtures("here")

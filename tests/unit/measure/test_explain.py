@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -35,10 +36,24 @@ def test_each_part_is_named_with_both_hashes() -> None:
     assert str(found[1]).startswith("kernel differs: SHA-256 is bbbb")
 
 
+def test_an_initrd_that_was_not_given_is_said_to_be_none() -> None:
+    (found,) = explain(REFERENCE, REFERENCE.replace(initrd=sha256().hexdigest(), digest="e" * 64))
+    assert found.detail.startswith(f"SHA-256 is {sha256().hexdigest()} (of nothing: none was given)")
+
+
 def test_the_command_line_is_compared_word_by_word() -> None:
     assert command_line("console=ttyS0 debug panic=1") == "word 2 is 'debug', the reference has 'quiet'"
     assert command_line("console=ttyS0 quiet panic=1 x=y") == "word 4 'x=y' is not in the reference"
     assert command_line("console=ttyS0 panic=1") == "the reference's word 2 'quiet' is missing"
+
+
+def test_several_words_are_counted_as_such() -> None:
+    assert command_line("console=ttyS0 debug panic=2") == (
+        "word 2 is 'debug', the reference has 'quiet'; word 3 is 'panic=2', the reference has 'panic=1'"
+    )
+    assert command_line("console=ttyS0 a b panic=1") == "words 2 to 3 are 'a b', the reference has 'quiet'"
+    assert command_line("console=ttyS0 quiet panic=1 x y") == "words 4 to 5 'x y' are not in the reference"
+    assert command_line("console=ttyS0") == "the reference's words 2 to 3 'quiet panic=1' are missing"
 
 
 def test_one_changed_byte_is_found_in_a_long_line() -> None:
@@ -70,6 +85,8 @@ def test_many_changes_are_counted() -> None:
 def test_a_kernel_that_is_measured_on_one_side_only() -> None:
     assert [found.part for found in explain(BARE, REFERENCE)] == ["kernel", "initrd", "command line"]
     assert explain(REFERENCE, BARE)[-1] == Difference("command line", "is not measured")
+    assert explain(REFERENCE, BARE)[0].detail == f"is not measured, the reference has {'1' * 64}"
+    assert explain(BARE, REFERENCE)[0].detail == f"SHA-256 is {'1' * 64}, in the reference it is not measured"
     assert explain(BARE, REFERENCE)[-1].detail == "is measured, in the reference it is not"
 
 
@@ -135,7 +152,10 @@ def test_another_mode_is_named_and_the_rest_compared_where_it_can_be() -> None:
     sev = Components("f" * 64, "1" * 64, "3" * 64, "quiet", "e" * 64)
     assert [found.part for found in explain(GUEST, sev)] == ["mode", "initrd"]
     snp = GUEST.replace(mode="snp", firmware="f" * 96, digest="e" * 96)
-    assert [found.part for found in explain(GUEST, snp)] == ["mode"]
+    (mode,) = explain(GUEST, snp)
+    assert mode.part == "mode"
+    assert mode.detail.endswith("whether the firmware is the same cannot be told from hashes of two kinds")
+    assert explain(GUEST, sev)[0].detail == "is sev, the reference has seves"
     assert "SEV-SNP hash is" in explain(snp, snp.replace(firmware="0" * 96))[0].detail
 
 
