@@ -38,6 +38,9 @@ class Call:
             raise Status.INVALID_PARAM.error(f"{name} is missing or not an unsigned number")
         return value
 
+    def numbers(self, *names: str) -> dict[str, int]:
+        return {name: self.number(name) for name in names}
+
     def data(self, name: str) -> bytes:
         value = self._request.parts.get(name)
         if value is None:
@@ -93,9 +96,7 @@ def pdh_gen(firmware: Firmware, _: Call) -> Outcome:
 
 
 def pdh_cert_export(firmware: Firmware, call: Call) -> Outcome:
-    pdh, chain = firmware.pdh_cert_export(
-        pdh_length=call.number("pdh_length"), chain_length=call.number("chain_length")
-    )
+    pdh, chain = firmware.pdh_cert_export(**call.numbers("pdh_length", "chain_length"))
     return Outcome(parts={"pdh": pdh, "chain": chain})
 
 
@@ -119,7 +120,7 @@ def decommission(firmware: Firmware, call: Call) -> Outcome:
 
 
 def activate(firmware: Firmware, call: Call) -> Outcome:
-    launching.activate(firmware, handle=call.number("handle"), asid=call.number("asid"))
+    launching.activate(firmware, **call.numbers("handle", "asid"))
     return _DONE
 
 
@@ -133,54 +134,30 @@ def guest_status(firmware: Firmware, call: Call) -> Outcome:
 
 
 def launch_start(firmware: Firmware, call: Call) -> Outcome:
-    handle = launching.launch_start(
-        firmware,
-        policy=call.number("policy"),
-        handle=call.number("handle"),
-        godh=call.optional("godh"),
-        session=call.optional("session"),
-    )
+    owner = {"godh": call.optional("godh"), "session": call.optional("session")}
+    handle = launching.launch_start(firmware, **call.numbers("policy", "handle"), **owner)
     return Outcome(values={"handle": handle})
 
 
 def launch_update_data(firmware: Firmware, call: Call) -> Outcome:
-    launching.launch_update_data(
-        firmware,
-        call.memory,
-        handle=call.number("handle"),
-        paddr=call.number("paddr"),
-        length=call.number("length"),
-    )
+    launching.launch_update_data(firmware, call.memory, **call.numbers("handle", "paddr", "length"))
     return _DONE
 
 
 def launch_update_vmsa(firmware: Firmware, call: Call) -> Outcome:
-    launching.launch_update_vmsa(
-        firmware,
-        call.memory,
-        handle=call.number("handle"),
-        paddr=call.number("paddr"),
-        length=call.number("length"),
-    )
+    launching.launch_update_vmsa(firmware, call.memory, **call.numbers("handle", "paddr", "length"))
     return _DONE
 
 
 def launch_measure(firmware: Firmware, call: Call) -> Outcome:
-    measurement = launching.launch_measure(
-        firmware, handle=call.number("handle"), length=call.number("length")
-    )
+    measurement = launching.launch_measure(firmware, **call.numbers("handle", "length"))
     return Outcome(parts={"measurement": measurement.encode()})
 
 
 def launch_secret(firmware: Firmware, call: Call) -> Outcome:
+    packet = {"header": call.data("header"), "data": call.data("data")}
     launching.launch_secret(
-        firmware,
-        call.memory,
-        handle=call.number("handle"),
-        header=call.data("header"),
-        paddr=call.number("paddr"),
-        guest_length=call.number("guest_length"),
-        data=call.data("data"),
+        firmware, call.memory, **call.numbers("handle", "paddr", "guest_length"), **packet
     )
     return _DONE
 
@@ -191,9 +168,7 @@ def launch_finish(firmware: Firmware, call: Call) -> Outcome:
 
 
 def attestation(firmware: Firmware, call: Call) -> Outcome:
-    report = attesting.attestation(
-        firmware, handle=call.number("handle"), mnonce=call.data("mnonce"), length=call.number("length")
-    )
+    report = attesting.attestation(firmware, mnonce=call.data("mnonce"), **call.numbers("handle", "length"))
     return Outcome(parts={"report": report})
 
 

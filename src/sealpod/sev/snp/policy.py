@@ -85,10 +85,6 @@ class SnpPolicy:
 
     def describe(self) -> str:
         """``0x0000000000030000 (SMT, ABI 0.0 or later)``."""
-        names = [
-            str(flag.name)
-            for flag in SnpPolicyFlag
-            if flag in self.flags and flag is not SnpPolicyFlag.RESERVED_ONE
-        ]
+        names = [str(flag.name) for flag in self.flags & ~SnpPolicyFlag.RESERVED_ONE]
         names.append("ABI {}.{} or later".format(*self.min_abi))
         return f"{self.value:#018x} ({', '.join(names)})"
