@@ -53,9 +53,10 @@ def process(request: Message, config: object, rootfs_path: str) -> spec.Process:
         user=user(request.string_user, asked.User),
     )
     who = resolved.user
-    # containerd adds the own group to the others, so that a right denied to it stays denied; for a user by
-    # name it cannot.
-    own = (who.gid,) if request.string_user.uid and not request.string_user.uid.isdecimal() else ()
+    # containerd adds the own group to the others, so that a right denied to it stays denied; where only the
+    # image knows it, it cannot.
+    asked_for = request.string_user
+    own = (who.gid,) if asked_for.uid and not (asked_for.uid.isdecimal() and asked_for.gid) else ()
     gids = tuple(dict.fromkeys((*own, *who.additional_gids, *groups(request.string_user, asked.User))))
     return spec.Process(resolved.args, resolved.env, resolved.cwd, who.uid, who.gid, gids)
 

@@ -152,7 +152,9 @@ def _user(asked: Message, own: dict[str, Any]) -> dict[str, Any]:
     """Numbers; without any, the container's own user."""
     if not asked.uid.isdecimal():
         return {"uid": own["uid"], "gid": own["gid"], "additional_gids": own.get("additionalGids", [])}
-    same = int(asked.uid) == own["uid"]
-    gid = int(asked.gid) if asked.gid.isdecimal() else (own["gid"] if same else 0)
     groups = [int(number) for number in asked.additionalGids if number.isdecimal()]
+    gid = int(asked.gid) if asked.gid.isdecimal() else 0
+    if int(asked.uid) == own["uid"] and not asked.gid.isdecimal():
+        # Left to the image, which has been asked; its groups are among the container's.
+        gid, groups = own["gid"], [*dict.fromkeys((*own.get("additionalGids", []), *groups))]
     return {"uid": int(asked.uid), "gid": gid, "additional_gids": groups}

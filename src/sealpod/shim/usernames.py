@@ -46,10 +46,16 @@ def user_of(process: Mapping[str, Any], names: Names) -> agent_pb2.StringUser:
 
     Users are always sent, so that 0 means root. A group of 0 beside another user's number is what containerd
     says when it found no ``/etc/passwd``; it is left to the guest, as the group of a user by name is.
+    containerd puts the group among the further ones too: what it did not find must not make anybody a member
+    of root's group.
     """
     user = process.get("user") or {}
     uid, gid = int(user.get("uid") or 0), int(user.get("gid") or 0)
-    more = [str(number) for number in user.get("additionalGids") or () if not names.has(number)]
+    more = [
+        str(number)
+        for number in user.get("additionalGids") or ()
+        if not names.has(number) and (number or gid or not uid)
+    ]
     named = uid in names.users
     if gid in names.groups:
         group = names.groups[gid]

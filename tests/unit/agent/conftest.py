@@ -47,6 +47,7 @@ def make_image(images: Path) -> None:
     (bottom / "etc" / "which").write_text("bottom\n")
     (top / "etc" / "which").write_text("top\n")
     (top / "etc" / "passwd").write_text("root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/home:/bin/sh\n")
+    (top / "etc" / "group").write_text("user:x:1000:\ncrew:x:77:user\n")
     config = {
         "architecture": "amd64",
         "os": "linux",

@@ -117,11 +117,38 @@ def test_a_user_by_name_is_the_images(guest: Guest) -> None:
     lines = guest.output("by-name").decode().splitlines()
     fields = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
     assert (fields["Uid"].split()[0], fields["Gid"].split()[0]) == ("1000", "1000")
-    assert fields["Groups"].split() == ["7", "1000"]
+    assert fields["Groups"].split() == ["7", "77", "1000"]
     assert lines[-1] == "/home"
     request = guest.create_request("nobody", ["/bin/sleep", "0"])
     request.string_user.uid = "nobody-knows"
     assert guest.client.refused("CreateContainer", request).message.endswith("[image.user]")
+
+
+def test_a_user_by_number_is_the_images_too(guest: Guest) -> None:
+    """Whom the host knows only by number has the image's groups, and so have processes beside."""
+    user = agent_pb2.StringUser(uid="1000", additionalGids=["7"])
+    request = guest.create_request(
+        "by-number", [*SHELL, "while read line; do echo $line; done < /proc/self/status; exec sleep 100"]
+    )
+    request.string_user.CopyFrom(user)
+    guest.client.call("CreateContainer", request)
+    guest.created.append("by-number")
+    guest.start("by-number")
+    process = oci_pb2.Process(Args=["/bin/cat", "/proc/self/status"])
+    beside = agent_pb2.ExecProcessRequest(
+        container_id="by-number", exec_id="beside", process=process, string_user=user
+    )
+    guest.client.call("ExecProcess", beside)
+    for exec_id in ("by-number", "beside"):
+        text = b""
+        asked = agent_pb2.ReadStreamRequest(container_id="by-number", exec_id=exec_id, len=32768)
+        while b"Groups" not in text or not text.endswith(b"\n"):
+            answer = guest.client.call("ReadStdout", asked, agent_pb2.ReadStreamResponse())
+            text += answer.data
+        fields = dict(line.split(":", 1) for line in text.decode().splitlines() if ":" in line)
+        assert (fields["Uid"].split()[0], fields["Gid"].split()[0]) == ("1000", "1000")
+        assert fields["Groups"].split() == ["7", "77", "1000"]
+    guest.remove("by-number")
 
 
 def test_layers_are_not_written(guest: Guest) -> None:

@@ -145,6 +145,10 @@ NAMES = Names({NAMED[0]: "web"}, {NAMED[1]: "staff"})
         (process(1000, NAMED[1], NAMED[1]), "1000", "staff", []),
         (process(1000, 0), "1000", "", []),
         (process(0, 0), "0", "0", []),
+        # The group containerd did not find is not root's.
+        (process(1000, 0, 0, 5), "1000", "", ["5"]),
+        (process(1000, 7, 7, 0), "1000", "7", ["7", "0"]),
+        (process(0, 0, 0, 5), "0", "0", ["0", "5"]),
         # Of another snapshot: a number like any other.
         (process(NAMED[5], NAMED[5]), str(NAMED[5]), str(NAMED[5]), []),
     ],
