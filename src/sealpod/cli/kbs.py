@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``sealpod kbs``: run the key broker, and manage what it may release.
 
-Each noun is a module of its own: ``serve``, ``secret``, ``keyset``, ``policy`` and so on.
+What the key owner manages is :mod:`.kbs_nouns`; ``serve``, ``audit`` and the database's upkeep are modules of
+their own.
 """
 
 from __future__ import annotations
@@ -9,20 +10,7 @@ from __future__ import annotations
 import argparse
 from typing import Final
 
-from sealpod.cli import (
-    kbs_audit,
-    kbs_connection,
-    kbs_doctor,
-    kbs_keyset,
-    kbs_launch,
-    kbs_migrate,
-    kbs_policy,
-    kbs_report,
-    kbs_resource,
-    kbs_seal,
-    kbs_secret,
-    kbs_serve,
-)
+from sealpod.cli import kbs_audit, kbs_doctor, kbs_migrate, kbs_nouns, kbs_seal, kbs_serve
 from sealpod.cli.kbs_common import DATABASE_VARIABLE
 
 HELP: Final = "Run the key broker; manage secrets, keysets and policies"
@@ -38,20 +26,7 @@ Changes take effect at once; the tables are simple-kbs', so its SQL statements w
 """
 
 
-_MODULES: Final = (
-    kbs_serve,
-    kbs_secret,
-    kbs_keyset,
-    kbs_policy,
-    kbs_resource,
-    kbs_report,
-    kbs_connection,
-    kbs_launch,
-    kbs_audit,
-    kbs_seal,
-    kbs_migrate,
-    kbs_doctor,
-)
+_MODULES: Final = (kbs_serve, kbs_nouns, kbs_audit, kbs_seal, kbs_migrate, kbs_doctor)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,17 +10,19 @@ import argparse
 import http.client
 import json
 import ssl
-import sys
 from base64 import b64encode
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 from sealpod import errors
-from sealpod.cli.kbs_common import print_done, print_list, print_object, read_secret_file
-
-if TYPE_CHECKING:
-    from sealpod.kbs.server.admin.nouns import Noun
+from sealpod.cli.kbs_admin_suggest import suggest_and_keep
+from sealpod.cli.kbs_admin_trial import print_trial, test_body
+from sealpod.cli.kbs_common import print_done, print_list, print_object
+from sealpod.cli.kbs_nouns import named, print_note
+from sealpod.kbs.admin.noun import DONE, Noun
+from sealpod.kbs.admin.nouns import BY_NOUN
+from sealpod.secret import SecretBytes
 
 TIMEOUT: Final = 30.0
 """Seconds for a request."""
@@ -66,7 +68,7 @@ class Remote:
         :raise UnavailableError: nobody answers. :raise SealpodError: as the broker says.
         """
         headers = {} if self._token is None else {"authorization": f"Bearer {self._token}"}
-        data = None if body is None else json.dumps(body).encode()
+        data = None if body is None else json.dumps(body, default=_encoded).encode()
         link = self._connect()
         try:
             link.request(method, path, body=data, headers=headers)
@@ -93,18 +95,15 @@ class Remote:
 
 def run(args: argparse.Namespace) -> int:
     """Ask the server for what the command line wants of the database."""
-    from sealpod.kbs.server.admin.nouns import BY_NOUN
-
     name, verb = getattr(args, "noun", ""), args.verb
     noun = BY_NOUN.get(name)
-    action = None if noun is None else _ACTIONS.get((name, verb)) or _ACTIONS.get(("", verb))
-    if noun is None or action is None:
+    if noun is None or verb not in (*_ACTIONS, *_MORE.get(name, {}), noun.api_end, "delete"):
         raise errors.UsageError(
             f"`{' '.join(word for word in (name, verb) if word)}` needs the database",
             code="admin.verb",
             remedy="Leave out --server, and give --database",
         )
-    return action(connect(args), noun, args)
+    return {**_ACTIONS, **_MORE.get(name, {})}.get(verb, _end)(connect(args), noun, args)
 
 
 def connect(args: argparse.Namespace) -> Remote:
@@ -127,114 +126,65 @@ def _context(args: argparse.Namespace) -> ssl.SSLContext:
 
 
 def _list(remote: Remote, noun: Noun, args: argparse.Namespace) -> int:
+    # The API lists them all; what the options choose by a member is chosen here.
+    wanted = {member: value for member, value in noun.chosen(args).items() if value is not None}
+    wanted = {member: value for member, value in wanted.items() if member in noun.shown["properties"]}
     found = remote.ask("GET", f"/v1/{noun.name}")[noun.key]
-    if args.noun == "connection" and not args.all:
-        found = [one for one in found if one["active"]]
-    print_list(args, noun.key, found, noun.header)
+    print_list(args, noun.key, [one for one in found if wanted.items() <= one.items()], noun.header)
     return 0
 
 
 def _show(remote: Remote, noun: Noun, args: argparse.Namespace) -> int:
-    reveal = "?reveal=true" if getattr(args, "reveal", False) else ""
-    print_object(args, remote.ask("GET", _path(noun, args) + reveal))
+    reveal = "?reveal=true" if noun.reveals and args.reveal else ""
+    print_object(args, remote.ask("GET", _path(noun, named(args)) + reveal))
     return 0
 
 
 def _set(remote: Remote, noun: Noun, args: argparse.Namespace) -> int:
-    shown = remote.ask("PUT", _path(noun, args), _BODIES[args.noun](args))
-    print_done(args, f"{args.noun} {_key(noun, args)} set", shown)
+    key = named(args)
+    body = noun.sets().reads(args)
+    print_note(noun, key, body)
+    print_done(args, f"{noun.noun} {key} set", remote.ask("PUT", _path(noun, key), body))
     return 0
 
 
-def _delete(remote: Remote, noun: Noun, args: argparse.Namespace) -> int:
-    remote.ask("DELETE", _path(noun, args))
-    done = {"revoke": "revoked", "delete": "deleted"}[args.verb]
-    print_done(args, f"{args.noun} {_key(noun, args)} {done}", {noun.id: _key(noun, args), done: True})
+def _end(remote: Remote, noun: Noun, args: argparse.Namespace) -> int:
+    if args.verb != noun.api_end:
+        raise errors.UsageError(
+            f"the admin API withdraws {noun.name} and keeps their rows",
+            code="admin.verb",
+            remedy=f"Use `{noun.noun} {noun.api_end}`, or --database",
+        )
+    key, done = named(args), DONE[args.verb]
+    remote.ask("DELETE", _path(noun, key))
+    print_done(args, f"{noun.noun} {key} {done}", {noun.id: key, done: True})
     return 0
 
 
 def _test(remote: Remote, _noun: Noun, args: argparse.Namespace) -> int:
-    from sealpod.cli.kbs_admin_trial import print_trial, test_body
-
     return print_trial(args, remote.ask("POST", "/v1/policy-test", test_body(args)))
 
 
 def _suggest(remote: Remote, noun: Noun, args: argparse.Namespace) -> int:
-    from sealpod.cli.kbs_admin_suggest import suggest_and_keep
-    from sealpod.kbs.server.admin.objects import rule_object
+    from sealpod.kbs.admin.rules import rule_object
 
-    return suggest_and_keep(
-        args,
-        lambda name, rule: remote.ask("PUT", f"/v1/{noun.name}/{quote(name, safe='')}", rule_object(rule)),
-    )
+    return suggest_and_keep(args, lambda name, rule: remote.ask("PUT", _path(noun, name), rule_object(rule)))
 
 
-def _no_delete(_remote: Remote, _noun: Noun, _args: argparse.Namespace) -> int:
-    raise errors.UsageError(
-        "the admin API withdraws connections and keeps their rows",
-        code="admin.verb",
-        remedy="Use `connection revoke`, or --database",
-    )
+_Action = Callable[[Remote, Noun, argparse.Namespace], int]
+_ACTIONS: Final[Mapping[str, _Action]] = {"list": _list, "show": _show, "set": _set}
+_MORE: Final[Mapping[str, Mapping[str, _Action]]] = {"policy": {"test": _test, "suggest": _suggest}}
 
 
-_ACTIONS: Final[dict[tuple[str, str], Callable[[Remote, Any, argparse.Namespace], int]]] = {
-    ("", "list"): _list,
-    ("", "show"): _show,
-    ("", "set"): _set,
-    ("", "delete"): _delete,
-    ("connection", "revoke"): _delete,
-    ("connection", "delete"): _no_delete,
-    ("policy", "test"): _test,
-    ("policy", "suggest"): _suggest,
-}
+def _path(noun: Noun, key: str) -> str:
+    return f"/v1/{noun.name}/{quote(key, safe='')}"
 
 
-def _secret_body(args: argparse.Namespace) -> dict[str, Any]:
-    value = read_secret_file(args.from_file)
-    return {"value": b64encode(value.reveal()).decode(), "policy": args.policy}
-
-
-def _keyset_body(args: argparse.Namespace) -> dict[str, Any]:
-    return {"secrets": args.secrets, "policy": args.policy}
-
-
-def _policy_body(args: argparse.Namespace) -> dict[str, Any]:
-    from sealpod.cli.kbs_policy import rule_of
-    from sealpod.kbs.core.policy import ALLOW_ALL
-    from sealpod.kbs.server.admin.objects import rule_object
-
-    rule = rule_of(args)
-    if rule == ALLOW_ALL:
-        print(f"sealpod: note: policy {args.name} allows every launch", file=sys.stderr)
-    return rule_object(rule)
-
-
-def _resource_body(args: argparse.Namespace) -> dict[str, Any]:
-    return {"type": args.kind, "path": args.path, "policy": args.policy}
-
-
-def _report_key_body(args: argparse.Namespace) -> dict[str, Any]:
-    if args.generate:
-        return {"policy": args.policy}
-    key = read_secret_file(args.from_file)
-    return {"privateKey": b64encode(key.reveal()).decode(), "policy": args.policy}
-
-
-_BODIES: Final[dict[str, Callable[[argparse.Namespace], dict[str, Any]]]] = {
-    "secret": _secret_body,
-    "keyset": _keyset_body,
-    "policy": _policy_body,
-    "resource": _resource_body,
-    "report-key": _report_key_body,
-}
-
-
-def _key(noun: Noun, args: argparse.Namespace) -> str:
-    return str(getattr(args, noun.id))
-
-
-def _path(noun: Noun, args: argparse.Namespace) -> str:
-    return f"/v1/{noun.name}/{quote(_key(noun, args), safe='')}"
+def _encoded(value: object) -> str:
+    """What JSON has no form for: secret values, which are base64 in a request."""
+    if isinstance(value, SecretBytes):
+        return b64encode(value.reveal()).decode()
+    raise TypeError(f"a {type(value).__name__} has no JSON form")
 
 
 def _decode(raw: bytes) -> Any:

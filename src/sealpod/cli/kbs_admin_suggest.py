@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Final
 
 from sealpod.cli.kbs_common import Nouns, add_verb, open_database, print_object
 from sealpod.errors import AccessError, DecodeError, NotFoundError, OperationError, UsageError
+from sealpod.kbs.admin.policy import add_digest_option, add_version_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from sealpod.kbs.admin.suggestion import Guest, Suggestion
     from sealpod.kbs.core.policy import Rule
-    from sealpod.kbs.server.admin.suggestion import Guest, Suggestion
 
 MAX_RECORD: Final = 1 << 20
 """Bytes read of a measurement."""
@@ -41,14 +42,7 @@ def add_suggest(verbs: Nouns) -> None:
         default=[],
         help="a record of `sealpod measure -o json`, - is stdin; may be repeated",
     )
-    parser.add_argument(
-        "--digest",
-        dest="digests",
-        metavar="DIGEST",
-        action="append",
-        default=[],
-        help="a launch digest, base64 or hex; may be repeated",
-    )
+    add_digest_option(parser, "a launch digest, base64 or hex; may be repeated")
     parser.add_argument(
         "--guest",
         metavar="DIRECTORY",
@@ -86,16 +80,7 @@ def add_suggest(verbs: Nouns) -> None:
         default="sealpod",
         help="what reads the configuration there (default: sealpod)",
     )
-    parser.add_argument("--min-api", metavar="MAJOR.MINOR", default="0.0", help="lowest firmware API version")
-    parser.add_argument(
-        "--build-id",
-        dest="builds",
-        metavar="N",
-        type=int,
-        action="append",
-        default=[],
-        help="a firmware build to allow; may be repeated; none allows any",
-    )
+    add_version_options(parser, type=int)
 
 
 def _suggest(args: argparse.Namespace) -> int:
@@ -110,7 +95,7 @@ def _suggest(args: argparse.Namespace) -> int:
 
 def suggest_and_keep(args: argparse.Namespace, keep: Callable[[str, Rule], None]) -> int:
     """Print the policy, and ``keep`` it under the name the options give."""
-    from sealpod.kbs.server.admin import objects
+    from sealpod.kbs.admin import objects
 
     made = suggestion(args)
     for note in made.notes:
@@ -128,21 +113,20 @@ def suggestion(args: argparse.Namespace) -> Suggestion:
     """The policy for the guests of the options. :raise SealpodError: they cannot be read or measured."""
     from base64 import b64decode
 
-    from sealpod.kbs.server.admin import objects
-    from sealpod.kbs.server.admin.suggestion import Guest, guests_of_record, suggest
+    from sealpod.kbs.admin import rules
+    from sealpod.kbs.admin.suggestion import Guest, guests_of_record, suggest
     from sealpod.sev.policy import Policy
 
     words = [Policy.parse(text).value for text in args.policies]
     guests = [guest for path in args.measurements for guest in guests_of_record(read_input(path))]
-    guests += [Guest(b64decode(objects.digest(text))) for text in args.digests]
+    guests += [Guest(b64decode(rules.digest(text))) for text in args.digests]
     guests += _measured(args, words) if args.kata_config is None else _pods(args)
-    rule = {"minApi": args.min_api, "buildIds": args.builds}
-    checked = objects.read_rule(rule)
-    return suggest(guests, policies=words, min_api=checked.min_api, build_ids=_bytes(args.builds))
+    least = rules.version(args.min_api)
+    return suggest(guests, policies=words, min_api=least, build_ids=_bytes(args.builds))
 
 
 def _measured(args: argparse.Namespace, words: list[int]) -> list[Guest]:
-    from sealpod.kbs.server.admin.suggestion import GuestFiles, guests_of_files, vcpu_range
+    from sealpod.kbs.admin.suggestion import GuestFiles, guests_of_files, vcpu_range
     from sealpod.measure.launch import Vcpus
     from sealpod.measure.vcpu import named
     from sealpod.sev.policy import Policy, PolicyFlag
@@ -161,7 +145,7 @@ def _pods(args: argparse.Namespace) -> Sequence[Guest]:
     """The guests a node makes of a pod, one for each size."""
     from sealpod.kataconfig.commandline import Release
     from sealpod.kataconfig.podfile import parse_pod
-    from sealpod.kbs.server.admin.suggestion import guests_of, vcpu_range
+    from sealpod.kbs.admin.suggestion import guests_of, vcpu_range
     from sealpod.measure.launch import Vcpus
     from sealpod.measure.vcpu import named
     from sealpod.sandbox.foretell import Node, foretell

@@ -49,7 +49,7 @@ def add_test(verbs: Nouns) -> None:
 
 def test_body(args: argparse.Namespace) -> dict[str, Any]:
     """What ``POST /v1/policy-test`` takes. :raise UsageError: no digest, or two."""
-    from sealpod.kbs.server.admin.suggestion import guests_of_record
+    from sealpod.kbs.admin.suggestion import guests_of_record
     from sealpod.sev.policy import Policy
 
     if (args.digest is None) == (args.measurement is None):
@@ -70,8 +70,8 @@ def test_body(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _test(args: argparse.Namespace) -> int:
+    from sealpod.kbs.admin.service import Admin
     from sealpod.kbs.core.policy import ALLOW_ALL
-    from sealpod.kbs.server.admin.service import Admin
     from sealpod.kbs.server.defaultpolicy import read_rule
     from sealpod.kbs.store.files import DirectoryFiles
 

@@ -6,13 +6,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from sealpod.errors import AccessError, NotFoundError, OperationError, UsageError
-from sealpod.secret import SecretBytes
+from sealpod.errors import UsageError
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
@@ -24,8 +22,6 @@ DATABASE_VARIABLE: Final = "SEALPOD_KBS_DATABASE"
 """Instead of ``--database``: the URL of a served database holds a password, and arguments are public."""
 KEK_VARIABLE: Final = "SEALPOD_KBS_KEK"
 OLD_KEKS_VARIABLE: Final = "SEALPOD_KBS_OLD_KEKS"
-READ_LIMIT: Final = 64 * 1024
-"""Bytes read of a secret's file: more than any secret, less than a mistaken device or disk image."""
 SCHEMA_VERSION: Final = 1
 
 Action = Callable[[argparse.Namespace], int]
@@ -151,23 +147,6 @@ def print_done(args: argparse.Namespace, sentence: str, value: dict[str, Any]) -
         print_object(args, value)
     else:
         print(sentence)
-
-
-def read_secret_file(path: str) -> SecretBytes:
-    """What a file, or standard input for ``-``, holds. :raise SealpodError: it cannot be read."""
-    try:
-        if path == "-":
-            return SecretBytes(sys.stdin.buffer.read(READ_LIMIT + 1))
-        with open(path, "rb") as file:
-            return SecretBytes(file.read(READ_LIMIT + 1))
-    except FileNotFoundError:
-        raise NotFoundError(f"no file {path!r}", code="secret.file") from None
-    except PermissionError:
-        raise AccessError(f"no permission to read {path!r}", code="secret.file") from None
-    except OSError as error:
-        raise OperationError(
-            f"cannot read {path!r}: {os.strerror(error.errno or 0)}", code="secret.file"
-        ) from error
 
 
 def _cell(value: object) -> str:

@@ -2,5 +2,6 @@
 """The key broker: which launch may have which secret.
 
 ``core`` decides and assembles (bytes and values only), ``store`` keeps the records in a SQL database,
-``server`` speaks gRPC. The interface and the tables are those of simple-kbs.
+``admin`` says what the key owner manages, ``server`` speaks gRPC. The interface and the tables are those of
+simple-kbs.
 """

@@ -15,9 +15,9 @@ import pytest
 from brokerkit import DIGEST, GUID, Answer, bundle, channel, measured, private, request
 
 from sealpod.errors import SealpodError
+from sealpod.kbs.admin import schema
 from sealpod.kbs.core.audit import Decision, Entry
 from sealpod.kbs.server import RunningBroker, ServerConfig, serve
-from sealpod.kbs.server.admin import schema
 from sealpod.kbs.server.config import AdminConfig
 from sealpod.wire.pb import keybroker_pb2 as pb
 
@@ -301,7 +301,7 @@ def test_a_request_has_its_number(api: Api, records: Records) -> None:
 def test_a_fault_of_ours_tells_nothing(
     api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from sealpod.kbs.server.admin.service import Admin
+    from sealpod.kbs.admin.service import Admin
 
     def fail(*_: object) -> None:
         raise ValueError(f"could not handle {KEY_B64}")

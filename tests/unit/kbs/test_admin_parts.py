@@ -15,12 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sealpod.errors import AccessError, RefusedError, SealpodError, UsageError
+from sealpod.kbs.admin import nouns, schema
+from sealpod.kbs.admin.bodies import TEST_BODY
+from sealpod.kbs.admin.rules import digest, read_rule, rule_object, version
+from sealpod.kbs.admin.suggestion import MAX_VCPUS, vcpu_range
+from sealpod.kbs.admin.trial import judge
 from sealpod.kbs.core.evidence import Evidence
 from sealpod.kbs.core.policy import Rule, check
-from sealpod.kbs.server.admin import auth, nouns, openapi, schema
-from sealpod.kbs.server.admin.objects import digest, read_rule, rule_object, version
-from sealpod.kbs.server.admin.suggestion import MAX_VCPUS, vcpu_range
-from sealpod.kbs.server.admin.trial import judge
+from sealpod.kbs.server.admin import auth, openapi
 from sealpod.kbs.server.config import AdminConfig
 from sealpod.kbs.store.files import DirectoryFiles
 
@@ -76,7 +78,7 @@ json_values = st.recursive(
 )
 
 
-@given(st.sampled_from([*(noun.body for noun in nouns.NOUNS if noun.body), nouns.TEST_BODY]), json_values)
+@given(st.sampled_from([*(noun.body for noun in nouns.NOUNS if noun.body), TEST_BODY]), json_values)
 def test_any_body_is_taken_or_refused(body: Any, value: Any) -> None:
     refused = None
     try:

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sealpod.errors import SealpodError
+from sealpod.kbs.admin.audit import AdminLog
+from sealpod.kbs.admin.service import Admin
 from sealpod.kbs.server import database
 from sealpod.kbs.server.admin.app import AdminApi
-from sealpod.kbs.server.admin.audit import AdminLog
 from sealpod.kbs.server.admin.auth import Gatekeeper
-from sealpod.kbs.server.admin.service import Admin
 from sealpod.kbs.server.admission import Admission
 from sealpod.kbs.server.config import AdminConfig, ServerConfig
 from sealpod.kbs.server.defaultpolicy import CurrentBroker

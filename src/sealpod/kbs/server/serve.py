@@ -19,14 +19,14 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from sealpod.kbs.admin.audit import AdminLog
+from sealpod.kbs.admin.service import Admin
 from sealpod.kbs.core.broker import KeyBroker
 from sealpod.kbs.core.clock import SteadyClock
 from sealpod.kbs.core.policy import Rule
 from sealpod.kbs.core.ports import Auditor, ResourceFiles
 from sealpod.kbs.server import database
-from sealpod.kbs.server.admin.audit import AdminLog
 from sealpod.kbs.server.admin.auth import Gatekeeper
-from sealpod.kbs.server.admin.service import Admin
 from sealpod.kbs.server.audit import CountingAuditor, LogAuditor
 from sealpod.kbs.server.config import ServerConfig, is_loopback, split_listen, trusted_roots
 from sealpod.kbs.server.defaultpolicy import CurrentBroker

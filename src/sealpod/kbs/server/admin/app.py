@@ -18,17 +18,20 @@ from typing import Any, Final, TypeVar
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from sealpod import errors
+from sealpod.kbs.admin.audit import AdminLog
+from sealpod.kbs.admin.bodies import SUGGEST_BODY, TEST_BODY
+from sealpod.kbs.admin.noun import Noun
+from sealpod.kbs.admin.nouns import NOUNS
+from sealpod.kbs.admin.schema import Schema, check
+from sealpod.kbs.admin.service import Admin, suggest_policy
 from sealpod.kbs.core.audit import Caller
 from sealpod.kbs.server.admin import openapi
-from sealpod.kbs.server.admin.audit import AdminLog
+from sealpod.kbs.server.admin.answers import as_json, error_response, http_error
 from sealpod.kbs.server.admin.auth import Gatekeeper
-from sealpod.kbs.server.admin.nouns import NOUNS, SUGGEST_BODY, TEST_BODY, Noun
-from sealpod.kbs.server.admin.schema import Schema, check
-from sealpod.kbs.server.admin.service import Admin, suggest_policy
 from sealpod.kbs.server.logs import REQUEST_HEADER, begin_request, current_request
 from sealpod.kbs.server.metrics import Metrics
 from sealpod.kbs.server.ops import NO_STORE
@@ -38,19 +41,6 @@ from sealpod.wire import strictjson
 SCHEMA_VERSION: Final = 1
 MAX_BODY: Final = 1 << 20
 """Bytes; a policy of ten thousand digests has half of that."""
-
-_STATUS: Final[tuple[tuple[type[errors.SealpodError], int], ...]] = (
-    (errors.UsageError, 400),
-    (errors.DecodeError, 400),
-    (errors.RefusedError, 403),
-    (errors.AccessError, 403),
-    (errors.NotFoundError, 404),
-    (errors.ConflictError, 409),
-    (errors.VerificationError, 409),
-    (errors.UnavailableError, 503),
-    (errors.DeadlineError, 504),
-)
-_OWN_STATUS: Final = {"admin.unauthorized": 401, "admin.too-large": 413, "admin.method": 405}
 
 _logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -76,7 +66,7 @@ class AdminApi:
             self._route(openapi.TEST, "POST", self._test),
             self._route(openapi.SUGGEST, "POST", self._suggest),
         ]
-        handlers: dict[Any, Any] = {HTTPException: _http_error}
+        handlers: dict[Any, Any] = {HTTPException: http_error}
         return Starlette(routes=routes, exception_handlers=handlers)
 
     def _routes(self, noun: Noun) -> list[BaseRoute]:
@@ -128,7 +118,7 @@ class AdminApi:
     def _lister(self, noun: Noun) -> Handler:
         async def handle(_request: Request, _caller: Caller) -> Response:
             found = await self._run(lambda: self.admin.list(noun.name))
-            return _json({"schemaVersion": SCHEMA_VERSION, noun.key: found})
+            return as_json({"schemaVersion": SCHEMA_VERSION, noun.key: found})
 
         return handle
 
@@ -143,7 +133,7 @@ class AdminApi:
                 with self.log.recorded("AdminReveal", caller, _label(noun, key)):
                     return self.admin.show(noun.name, key, reveal=True)
 
-            return _json(await self._run(work))
+            return as_json(await self._run(work))
 
         return handle
 
@@ -155,7 +145,7 @@ class AdminApi:
                 with self.log.recorded("AdminSet", caller, _label(noun, key)):
                     return self.admin.set(noun.name, key, body)
 
-            return _json(await self._run(work))
+            return as_json(await self._run(work))
 
         return handle
 
@@ -174,41 +164,15 @@ class AdminApi:
 
     async def _test(self, request: Request, _caller: Caller) -> Response:
         body = await _body(request, TEST_BODY)
-        return _json(await self._run(lambda: self.admin.test(body)))
+        return as_json(await self._run(lambda: self.admin.test(body)))
 
     async def _suggest(self, request: Request, _caller: Caller) -> Response:
         body = await _body(request, SUGGEST_BODY)
-        return _json(await self._run(lambda: suggest_policy(body)))
-
-
-def error_response(error: errors.SealpodError) -> Response:
-    """An error as JSON, with the status of its family."""
-    status = _OWN_STATUS.get(error.code) or next(
-        (status for family, status in _STATUS if isinstance(error, family)), 500
-    )
-    body = {
-        "error": {
-            "code": error.code,
-            "message": error.message,
-            "remedy": error.remedy,
-            "request": current_request(),
-        }
-    }
-    challenge = {"www-authenticate": "Bearer"} if status == 401 else {}
-    return JSONResponse(body, status_code=status, headers={**NO_STORE, **challenge})
+        return as_json(await self._run(lambda: suggest_policy(body)))
 
 
 async def _document(_request: Request) -> Response:
-    return _json(openapi.document())
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
-    """What starlette says itself: no such route, or not this method there."""
-    if isinstance(error, HTTPException) and error.status_code == 405:
-        return error_response(errors.UsageError(f"no {request.method} here", code="admin.method"))
-    return error_response(
-        errors.NotFoundError("no such route", code="admin.route", remedy="See /openapi.json")
-    )
+    return as_json(openapi.document())
 
 
 async def _body(request: Request, schema: Schema) -> dict[str, Any]:
@@ -247,7 +211,3 @@ def _flag(request: Request, name: str) -> bool:
 
 def _label(noun: Noun, key: str) -> str:
     return f"{noun.noun}:{key}"
-
-
-def _json(value: Any) -> Response:
-    return JSONResponse(value, headers=NO_STORE)

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Final
+from typing import Final
 
-from sealpod.kbs.server.admin.nouns import NOUNS, SUGGEST_BODY, TEST_BODY, Noun
-from sealpod.kbs.server.admin.schema import Schema, array, structure, text
-
-Object = dict[str, Any]
+from sealpod.kbs.admin.bodies import SUGGEST_BODY, TEST_BODY
+from sealpod.kbs.admin.noun import Noun, Object
+from sealpod.kbs.admin.nouns import NOUNS
+from sealpod.kbs.admin.schema import Schema, array, structure, text
 
 PREFIX: Final = "/v1"
 TEST: Final = f"{PREFIX}/policy-test"
@@ -158,9 +158,7 @@ def _open(name: str, about: str) -> Object:
 
 
 def _schema_name(noun: Noun) -> str:
-    words = noun.name.removesuffix("ies") + "y" if noun.name.endswith("ies") else noun.name
-    words = words[:-2] if words.endswith("ches") else words.removesuffix("s")
-    return "".join(word.capitalize() for word in words.split("-"))
+    return "".join(word.capitalize() for word in noun.noun.split("-"))
 
 
 def _reference(noun: Noun) -> str:

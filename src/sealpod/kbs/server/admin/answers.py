@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the admin API answers with: objects, and errors with the status of their family, as JSON."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from sealpod import errors
+from sealpod.kbs.server.logs import current_request
+from sealpod.kbs.server.ops import NO_STORE
+
+_STATUS: Final[tuple[tuple[type[errors.SealpodError], int], ...]] = (
+    (errors.UsageError, 400),
+    (errors.DecodeError, 400),
+    (errors.RefusedError, 403),
+    (errors.AccessError, 403),
+    (errors.NotFoundError, 404),
+    (errors.ConflictError, 409),
+    (errors.VerificationError, 409),
+    (errors.UnavailableError, 503),
+    (errors.DeadlineError, 504),
+)
+_OWN_STATUS: Final = {"admin.unauthorized": 401, "admin.too-large": 413, "admin.method": 405}
+
+
+def as_json(value: Any) -> Response:
+    """An object, which nobody is to keep."""
+    return JSONResponse(value, headers=NO_STORE)
+
+
+def error_response(error: errors.SealpodError) -> Response:
+    """An error as JSON, with the status of its family."""
+    status = _OWN_STATUS.get(error.code) or next(
+        (status for family, status in _STATUS if isinstance(error, family)), 500
+    )
+    body = {
+        "error": {
+            "code": error.code,
+            "message": error.message,
+            "remedy": error.remedy,
+            "request": current_request(),
+        }
+    }
+    challenge = {"www-authenticate": "Bearer"} if status == 401 else {}
+    return JSONResponse(body, status_code=status, headers={**NO_STORE, **challenge})
+
+
+async def http_error(request: Request, error: Exception) -> Response:
+    """What starlette says itself: no such route, or not this method there."""
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        return error_response(errors.UsageError(f"no {request.method} here", code="admin.method"))
+    return error_response(
+        errors.NotFoundError("no such route", code="admin.route", remedy="See /openapi.json")
+    )
