@@ -10,6 +10,7 @@ emptyDir with medium Memory                 one tmpfs for the pod (storage ``eph
 emptyDir                                    one directory for the pod (storage ``local``)
 /dev/shm                                    the pod's, unless an emptyDir is meant
 a volume the image declares                 the image's own directory, writable
+a persistent volume, not read-only          refused: what is written would be lost
 any other directory or file                 a copy, refreshed while kubelet changes the original
 /dev/termination-log                        a copy, brought back when the container has ended
 ==========================================  =====================================================
@@ -28,10 +29,10 @@ from typing import Any, Final
 
 from sealpod.errors import OperationError, RefusedError, SealpodError, UsageError
 from sealpod.sandbox.agent import AgentClient
-from sealpod.shim import emptydir, lastwords
+from sealpod.shim import kubeletvolume, lastwords
 from sealpod.shim.agentspec import rootfs_path
 from sealpod.shim.copying import Tree, copy_file
-from sealpod.shim.emptydir import EmptyDir
+from sealpod.shim.kubeletvolume import KubeletVolume
 from sealpod.shim.watch import Watch, Watcher
 from sealpod.wire.pb import agent_pb2, oci_pb2
 
@@ -67,7 +68,8 @@ class Volumes:
             destination, kind = str(mount.get("destination") or ""), str(mount.get("type") or "bind")
             options = [str(one) for one in mount.get("options") or ()]
             source = str(mount.get("source") or "")
-            empty = emptydir.find(source)
+            volume = kubeletvolume.find(source)
+            empty = volume if volume is not None and volume.plugin == kubeletvolume.EMPTY_DIR else None
             if empty is None and _is_guests_own(destination, kind, source):
                 continue
             if kind == "tmpfs":
@@ -82,6 +84,8 @@ class Volumes:
             elif _IMAGES.search(source):
                 place = rootfs_path(container_id) + destination
             else:
+                if volume is not None and volume.plugin not in kubeletvolume.COPIED and "ro" not in options:
+                    raise _persistent(volume, destination)
                 place = await self._bring(container_id, source, destination)
             if not place:
                 continue
@@ -99,7 +103,7 @@ class Volumes:
         for container_id in list(self._watches):
             self.forget(container_id)
 
-    def _empty(self, volume: EmptyDir, storages: dict[str, agent_pb2.Storage]) -> str:
+    def _empty(self, volume: KubeletVolume, storages: dict[str, agent_pb2.Storage]) -> str:
         """Where the guest has an empty directory, or what is below it."""
         options = ["mode=0777"]
         if volume.group:
@@ -148,6 +152,15 @@ class Volumes:
         except OSError as exc:
             text = f"{source} cannot be copied into the guest: {exc.strerror}"
             raise OperationError(text, code="shim.volume") from exc
+
+
+def _persistent(volume: KubeletVolume, destination: str) -> UsageError:
+    return UsageError(
+        f"what is written to {destination} would be lost: a guest has a copy of the volume {volume.name!r} "
+        f"({volume.plugin}) and not the volume",
+        code="shim.volume",
+        remedy="mount it read-only, or keep the data with a service of the network",
+    )
 
 
 def _blocked(destination: str) -> RefusedError:

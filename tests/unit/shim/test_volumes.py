@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from sealpod.errors import OperationError, RefusedError, SealpodError, UsageError
-from sealpod.shim import copying, emptydir
+from sealpod.shim import copying, kubeletvolume
 from sealpod.shim.agentspec import rootfs_path
-from sealpod.shim.emptydir import EmptyDir
+from sealpod.shim.kubeletvolume import KubeletVolume
 from sealpod.shim.volumes import SHARED, Volumes
 
 
@@ -186,8 +186,8 @@ def test_an_empty_dir_has_its_pods_group_and_its_size(tmp_path: Path) -> None:
     fast = str(tmp_path / "kubernetes.io~empty-dir" / "fast")
     table = tmp_path / "mountinfo"
     table.write_text(f"70 1 0:70 / {fast} rw,relatime shared:7 - tmpfs tmpfs rw,size=65536k,inode64\n")
-    assert emptydir.find(fast, str(table)) == EmptyDir("fast", "", True, "65536k", 0)
-    assert emptydir.find(f"{fast}er", str(table)) == EmptyDir("faster", "", False, "", 0)
+    assert kubeletvolume.find(fast, str(table)) == KubeletVolume("empty-dir", "fast", "", True, "65536k")
+    assert kubeletvolume.find(f"{fast}er", str(table)) == KubeletVolume("empty-dir", "faster", "")
 
     async def scenario(_store: Store, volumes: Volumes) -> None:
         # Both are volumes whatever the guest has of its own there.
@@ -205,32 +205,48 @@ def test_an_empty_dir_has_its_pods_group_and_its_size(tmp_path: Path) -> None:
         (
             # On the node's disk: the root of the mount is a path in the disk's file system.
             "90 1 8:1 /u/volumes/kubernetes.io~empty-dir/data/a/b {source} rw - ext4 /dev/sda1 rw\n",
-            EmptyDir("data", "a/b", False, "", 0),
+            KubeletVolume("empty-dir", "data", "a/b"),
         ),
         (
             """\
 80 1 0:80 / {pod}/volumes/kubernetes.io~empty-dir/fast rw - tmpfs tmpfs rw,size=64k
 90 1 0:80 /a/b {source} rw - tmpfs tmpfs rw,size=64k
 """,
-            EmptyDir("fast", "a/b", True, "64k", 0),
+            KubeletVolume("empty-dir", "fast", "a/b", True, "64k"),
         ),
         (
             """\
-80 1 0:80 / {pod}/volumes/kubernetes.io~configmap/c rw - ext4 x rw
-90 1 0:80 /k {source} rw - ext4 x rw
+80 1 8:9 / {pod}/volumes/kubernetes.io~csi/pvc-1/mount rw - ext4 x rw
+90 1 8:9 /k {source} rw - ext4 x rw
 """,
-            None,
+            KubeletVolume("csi", "pvc-1", "k"),
         ),
         ("90 1 8:1\n\n90 1 8:1 / {source} rw - ext4\n", None),
         ("", None),
     ],
 )
-def test_part_of_an_empty_dir(tmp_path: Path, lines: str, expected: EmptyDir | None) -> None:
+def test_part_of_a_volume(tmp_path: Path, lines: str, expected: KubeletVolume | None) -> None:
     pod = "/var/lib/kubelet/pods/u"
     source = f"{pod}/volume-subpaths/v/c/0"
     table = tmp_path / "mountinfo"
     table.write_text(lines.format(source=source, pod=pod))
-    assert emptydir.find(source, str(table)) == expected
+    assert kubeletvolume.find(source, str(table)) == expected
+
+
+def test_a_volume_whose_data_must_last_is_not_copied_to_be_written_to(tmp_path: Path) -> None:
+    volume = tmp_path / "pods/u/volumes/kubernetes.io~csi/pvc-1/mount"
+    volume.mkdir(parents=True)
+    (volume / "data").write_text("x")
+
+    async def scenario(store: Store, volumes: Volumes) -> None:
+        with pytest.raises(UsageError, match="/data would be lost") as caught:
+            await volumes.bring("one", [bind(volume, "/data", "rw")])
+        assert caught.value.code == "shim.volume"
+        assert store.files == {}
+        mounts, _ = await volumes.bring("one", [bind(volume, "/data", "ro")])
+        assert store.files[f"{mounts[0].source}/data"] == b"x"
+
+    play(scenario)
 
 
 def test_an_images_volume_is_the_images(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which of a pod's empty directories a mount's source is, or is in; such a volume is made in the guest.
+"""Which of kubelet's volumes a mount's source is, or is in.
 
-kubelet makes it as ``.../pods/UID/volumes/kubernetes.io~empty-dir/NAME``, a directory or a tmpfs. A
-``subPath`` of one is a bind mount at ``.../pods/UID/volume-subpaths/NAME/CONTAINER/N``, of which only the
+kubelet makes a volume of a pod as ``.../pods/UID/volumes/kubernetes.io~PLUGIN/NAME``, a directory or a mount.
+A ``subPath`` of one is a bind mount at ``.../pods/UID/volume-subpaths/NAME/CONTAINER/N``, of which only the
 kernel's table knows what is behind it.
 """
 
@@ -14,20 +14,25 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 MOUNTINFO: Final = "/proc/self/mountinfo"
-EMPTY_DIR: Final = "/kubernetes.io~empty-dir/"
+PLUGIN: Final = "/kubernetes.io~"
 SUBPATHS: Final = "/volume-subpaths/"
+EMPTY_DIR: Final = "empty-dir"
+COPIED: Final = frozenset(("configmap", "secret", "projected", "downward-api"))
+"""Plugins whose volumes kubelet writes and containers only read."""
 
 
-class EmptyDir(NamedTuple):
+class KubeletVolume(NamedTuple):
     """A volume, or a directory in it."""
 
+    plugin: str
     name: str
     below: str
     """The directory's path in the volume; empty for the volume itself."""
-    memory: bool
-    size: str
-    """Of a volume in memory, as mount(8) writes it; empty if it has no limit."""
-    group: int
+    memory: bool = False
+    """It is a tmpfs."""
+    size: str = ""
+    """Of a tmpfs, as mount(8) writes it; empty if it has no limit."""
+    group: int = 0
     """The group it belongs to, a pod's ``fsGroup``; 0 without one."""
 
 
@@ -41,9 +46,9 @@ class _Mount(NamedTuple):
     options: str
 
 
-def find(source: str, table: str = MOUNTINFO) -> EmptyDir | None:
-    """The empty directory ``source`` is of, if it is of one."""
-    if EMPTY_DIR not in source and SUBPATHS not in source:
+def find(source: str, table: str = MOUNTINFO) -> KubeletVolume | None:
+    """The volume ``source`` is of, if it is of one."""
+    if PLUGIN not in source and SUBPATHS not in source:
         return None
     with open(table, encoding="utf-8", errors="replace") as file:
         mounts = [mount for line in file if (mount := _mount(line)) is not None]
@@ -57,27 +62,29 @@ def find(source: str, table: str = MOUNTINFO) -> EmptyDir | None:
             size = word.partition("=")[2]
     with contextlib.suppress(OSError):
         group = os.stat(source).st_gid
-    return EmptyDir(os.path.basename(place), below, bool(own), size, group)
+    plugin, _, name = place.rpartition(PLUGIN)[2].partition("/")
+    return KubeletVolume(plugin, name, below, bool(own), size, group)
 
 
 def _place(source: str, mounts: Iterable[_Mount]) -> tuple[str, str]:
-    """The volume's own directory, and the path in it; the first is empty when it is no empty directory's."""
-    if EMPTY_DIR in source:
+    """The volume's own directory, and the path in it; the first is empty when it is no volume's."""
+    if PLUGIN in source:
         return _split(source)
     for mount in [one for one in mounts if one.place == source][-1:]:
-        if EMPTY_DIR in mount.root:
+        if PLUGIN in mount.root:
             return _split(mount.root)
         for other in mounts:
-            whole, below = _split(other.place)
-            if other.device == mount.device and whole and not below:
+            whole, _ = _split(other.place)
+            if other.device == mount.device and whole:
                 return whole, mount.root.strip("/")
     return "", ""
 
 
 def _split(path: str) -> tuple[str, str]:
-    front, found, rest = path.partition(EMPTY_DIR)
+    front, found, rest = path.partition(PLUGIN)
+    plugin, _, rest = rest.partition("/")
     name, _, below = rest.partition("/")
-    return (f"{front}{EMPTY_DIR}{name}", below) if found and name else ("", "")
+    return (f"{front}{PLUGIN}{plugin}/{name}", below) if found and name else ("", "")
 
 
 def _mount(line: str) -> _Mount | None:
