@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 from sealpod.kbs.admin.bodies import ROOT, TIME, WORD
@@ -20,11 +19,8 @@ DEFAULT_LIMIT: Final = 100
 def _verbs() -> Verbs:
     from sealpod.kbs.store import connections
 
-    return Verbs(
-        list=lambda db, **chosen: [asdict(one) for one in connections.list_connections(db, **chosen)],
-        show=lambda db, key: asdict(connections.show_connection(db, key)),
-        ends={"revoke": connections.revoke_connection, "delete": connections.delete_connection},
-    )
+    ends = {"revoke": connections.revoke_connection, "delete": connections.delete_connection}
+    return Verbs.of(connections.list_connections, connections.show_connection, ends)
 
 
 def _list_options(parser: argparse.ArgumentParser) -> None:

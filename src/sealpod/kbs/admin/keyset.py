@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 from sealpod.kbs.admin.bodies import POLICY
@@ -19,11 +18,7 @@ if TYPE_CHECKING:
 def _verbs() -> Verbs:
     from sealpod.kbs.store import keysets
 
-    return Verbs(
-        list=lambda db: [asdict(one) for one in keysets.list_keysets(db)],
-        show=lambda db, key: asdict(keysets.show_keyset(db, key)),
-        ends={"delete": keysets.delete_keyset},
-    )
+    return Verbs.of(keysets.list_keysets, keysets.show_keyset, {"delete": keysets.delete_keyset})
 
 
 def _options(parser: argparse.ArgumentParser) -> None:

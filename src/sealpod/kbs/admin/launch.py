@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from typing import Final
 
 from sealpod.kbs.admin.bodies import ROOT, TIME, WORD
@@ -15,10 +14,10 @@ from sealpod.kbs.admin.schema import flag, nullable, structure, text
 def _verbs() -> Verbs:
     from sealpod.kbs.store import launches
 
-    return Verbs(
-        list=lambda db: [asdict(one) for one in launches.list_launches(db, now=time.time())],
-        show=lambda db, key: asdict(launches.show_launch(db, key, now=time.time())),
-        ends={"delete": launches.delete_launch},
+    return Verbs.of(
+        lambda db: launches.list_launches(db, now=time.time()),
+        lambda db, key: launches.show_launch(db, key, now=time.time()),
+        {"delete": launches.delete_launch},
     )
 
 

@@ -8,8 +8,8 @@ SQLAlchemy takes longer to import than most commands run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from sealpod.errors import UsageError
@@ -38,6 +38,24 @@ class Verbs:
     ends: Mapping[str, Callable[[Database, str], None]]
     reveal: Callable[[Database, str], SecretBytes] | None = None
     """The value that ``show`` keeps to itself."""
+
+    @classmethod
+    def of(
+        cls,
+        every: Callable[..., Iterable[Any]],
+        one: Callable[[Database, str], Any],
+        ends: Mapping[str, Callable[[Database, str], None]],
+        *,
+        shown: Callable[[Any], Object] = asdict,
+        reveal: Callable[[Database, str], SecretBytes] | None = None,
+    ) -> Verbs:
+        """Of functions that give all and one as they are to be ``shown``."""
+        return cls(
+            lambda db, **chosen: [shown(found) for found in every(db, **chosen)],
+            lambda db, key: shown(one(db, key)),
+            ends,
+            reveal,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,11 +22,8 @@ def _verbs() -> Verbs:
     def shown(info: reports.ReportKeyInfo) -> Object:
         return {"id": info.id, "publicKey": info.public, "policy": info.policy, "sealed": info.sealed}
 
-    return Verbs(
-        list=lambda db: [shown(one) for one in reports.list_report_keys(db)],
-        show=lambda db, key: shown(reports.show_report_key(db, key)),
-        ends={"delete": reports.delete_report_key},
-    )
+    ends = {"delete": reports.delete_report_key}
+    return Verbs.of(reports.list_report_keys, reports.show_report_key, ends, shown=shown)
 
 
 def _options(parser: argparse.ArgumentParser) -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 from sealpod.kbs.admin.bodies import POLICY
@@ -22,11 +21,7 @@ _PATH: Final = text("path under the broker's directory of resources")
 def _verbs() -> Verbs:
     from sealpod.kbs.store import resources
 
-    return Verbs(
-        list=lambda db: [asdict(one) for one in resources.list_resources(db)],
-        show=lambda db, key: asdict(resources.show_resource(db, key)),
-        ends={"delete": resources.delete_resource},
-    )
+    return Verbs.of(resources.list_resources, resources.show_resource, {"delete": resources.delete_resource})
 
 
 def _options(parser: argparse.ArgumentParser) -> None:

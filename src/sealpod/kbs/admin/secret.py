@@ -25,11 +25,9 @@ def _verbs() -> Verbs:
     def shown(info: secrets.SecretInfo) -> Object:
         return {"id": info.id, "bytes": info.size, "policy": info.policy, "sealed": info.sealed}
 
-    return Verbs(
-        list=lambda db: [shown(one) for one in secrets.list_secrets(db)],
-        show=lambda db, key: shown(secrets.show_secret(db, key)),
-        ends={"delete": secrets.delete_secret},
-        reveal=secrets.reveal_secret,
+    ends = {"delete": secrets.delete_secret}
+    return Verbs.of(
+        secrets.list_secrets, secrets.show_secret, ends, shown=shown, reveal=secrets.reveal_secret
     )
 
 
