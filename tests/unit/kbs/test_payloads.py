@@ -16,10 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sealpod.errors import DecodeError, RefusedError, SealpodError, UsageError
+from sealpod.kbs.core.asker import Asker, NoFiles, new_connection
 from sealpod.kbs.core.audit import Decision
 from sealpod.kbs.core.encoding import decode_base64, encode_base64
 from sealpod.kbs.core.evidence import Evidence
-from sealpod.kbs.core.material import Asker, BundleMaterial, KeyMaterial, NoFiles, gather, new_connection
+from sealpod.kbs.core.gathering import gather
+from sealpod.kbs.core.material import BundleMaterial, KeyMaterial
 from sealpod.kbs.core.online import encode_map, encrypt_reply
 from sealpod.kbs.core.policy import Rule
 from sealpod.kbs.core.records import StoredKeyset, StoredSecret

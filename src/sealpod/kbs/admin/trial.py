@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from sealpod.errors import SealpodError
+from sealpod.kbs.core.asker import Asker, NoFiles
 from sealpod.kbs.core.evidence import Evidence, check_version_bytes
+from sealpod.kbs.core.gathering import gather
 from sealpod.kbs.core.limits import Limits
-from sealpod.kbs.core.material import Asker, NoFiles, gather
 from sealpod.kbs.core.policy import Rule, first_mismatch
 from sealpod.kbs.core.ports import BrokerStore, ResourceFiles
 from sealpod.kbs.core.request import RawRequest, SecretRequest, parse_requests

@@ -1,51 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a request to the bytes it is answered with, and the policies that must agree first.
-
-Looking up and answering are two steps: the policies of everything asked for are known, and checked, before
-the first payload is made, and a key that does not exist is said only to a caller with a launch in progress.
-"""
+"""What requests are answered with, one class per kind: the bytes, and the policies that must agree first."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from sealpod.errors import DecodeError, NotFoundError, RefusedError, SealpodError, UsageError
+from sealpod.errors import DecodeError, NotFoundError, SealpodError, UsageError
+from sealpod.kbs.core.asker import Asker
 from sealpod.kbs.core.encoding import decode_base64, encode_base64
-from sealpod.kbs.core.evidence import Evidence
-from sealpod.kbs.core.online import CONNECTION_KEY_SIZE, connection_id, encode_map
+from sealpod.kbs.core.online import encode_map
 from sealpod.kbs.core.policy import Rule
-from sealpod.kbs.core.ports import BrokerStore, ResourceFiles
-from sealpod.kbs.core.records import (
-    Connection,
-    Platform,
-    StoredKeyset,
-    StoredReportKey,
-    StoredResource,
-    StoredSecret,
-)
+from sealpod.kbs.core.ports import ResourceFiles
+from sealpod.kbs.core.records import Connection, StoredKeyset, StoredReportKey, StoredResource, StoredSecret
 from sealpod.kbs.core.report import Freshness, report_text, signed_report
-from sealpod.kbs.core.request import SecretKind, SecretRequest
+from sealpod.kbs.core.request import SecretRequest
 from sealpod.secret import SecretBytes
 
 MAX_SECRET: Final = 1 << 20
 """Bytes of one decoded secret. The tables' column takes 768; other databases may have wider ones."""
 NO_ROWS: Final = "no rows returned by a query that expected to return at least one row"
 """simple-kbs' words (its SQL library's) for an id that is not there."""
-
-
-@dataclass(frozen=True, slots=True)
-class Asker:
-    """The launch that asks, and what answering it takes: time, random bytes, the files of resources."""
-
-    evidence: Evidence
-    platform: Platform | None
-    now: float
-    report_ttl: float
-    rng: Callable[[int], bytes]
-    files: ResourceFiles
 
 
 class Material(Protocol):
@@ -65,24 +41,6 @@ class Material(Protocol):
 
     def payload(self) -> SecretBytes:
         """:raise SealpodError: it cannot be answered."""
-
-
-def gather(store: BrokerStore, request: SecretRequest, asker: Asker) -> Material:
-    """Look up what a request needs.
-
-    :raise SealpodError: a policy or record that cannot be read: no release.
-    """
-    if request.kind is SecretKind.KEY:
-        return KeyMaterial(request, store.find_secret(request.id))
-    if request.kind is SecretKind.BUNDLE:
-        keyset = store.find_keyset(request.id)
-        members = () if keyset is None else tuple(dict.fromkeys(keyset.members))
-        return BundleMaterial(request.id, keyset, tuple((name, store.find_secret(name)) for name in members))
-    if request.kind is SecretKind.REPORT:
-        return ReportMaterial(request, store.find_report_key(request.id), asker)
-    if request.kind is SecretKind.RESOURCE:
-        return ResourceMaterial(request, store.find_resource(request.id), asker.files)
-    return ConnectionMaterial(new_connection(asker))
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,25 +184,6 @@ class ResourceMaterial:
         if self.request.format == "binary":
             return content
         return SecretBytes(encode_map([(self.request.id, encode_base64(content.reveal()).encode())]))
-
-
-class NoFiles:
-    """A broker without a directory of resources."""
-
-    def read(self, path: str) -> SecretBytes:
-        """:raise RefusedError: always."""
-        raise RefusedError(
-            "No such file or directory",
-            code="resource.file",
-            remedy="The broker's owner names the directory of its resources (--resources)",
-        )
-
-
-def new_connection(asker: Asker) -> Connection:
-    """A connection for the launch that asks."""
-    client_id = connection_id(asker.rng(16))
-    key = SecretBytes(asker.rng(CONNECTION_KEY_SIZE))
-    return Connection(client_id, key, asker.evidence, asker.platform, asker.now)
 
 
 def _rules(found: StoredSecret | StoredReportKey | StoredResource | None) -> tuple[Rule, ...]:
