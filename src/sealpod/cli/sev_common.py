@@ -113,8 +113,8 @@ async def _open(args: argparse.Namespace) -> Platform:
     except (NotFoundError, AccessError) as error:
         if args.platform != "device":
             raise
-        text = f"unable to open /dev/sev: {error.message}"
-        raise type(error)(text, code=error.code, remedy="`sealpod sev ok` says what to do") from error
+        remedy = "`sealpod sev ok` says what to do"
+        raise type(error)(error.message, code=error.code, remedy=remedy) from error
 
 
 async def step(context: str, work: Awaitable[Result], *, remedies: Mapping[str, str] = {}) -> Result:
@@ -202,9 +202,9 @@ def key_argument(option: str, value: str) -> SecretBytes:
     from sealpod.secret import SecretBytes
     from sealpod.sev.session import KEY_SIZE
 
+    found = base64_or_path(option, value)
     if not os.path.exists(value):
         note(f"{option} is on the command line, where others on this machine can read it; a file is safer")
-    found = base64_or_path(option, value)
     if len(found) == 2 * KEY_SIZE:
         found = found[:KEY_SIZE] if option == TEK else found[KEY_SIZE:]
     if len(found) != KEY_SIZE:

@@ -43,14 +43,15 @@ RESET_EPILOG: Final = """\
 Loses, for good: the owner's or the platform's own OCA, the PEK, the PDH and the ownership. Certificates that
 were exported and sessions that were made for them are worthless. The CEK stays: it is the chip's.
 
-/dev/sev refuses it while guests run. A model's guests are those of its process, so another process can reset
-their platform; they keep the identity they were started under.
+It is refused while guests run, those of other processes included.
 """
-_OWNED: Final = {
+_NOT_TAKEN: Final = {
     "sev.already-owned": (
         "the platform has an owner already; `sealpod sev reset` ends that, and loses its identity"
-    )
+    ),
+    "sev.invalid-platform-state": "end the guests on the platform first",
 }
+"""What to do about a platform that does not take an owner."""
 ROTATE_LOSES: Final = "sessions made for the old PDH are worthless; export the chain again"
 ROTATE_EPILOG: Final = """\
 Loses the old PDH: certificates that were exported and sessions that were made for it are worthless. Running
@@ -115,7 +116,7 @@ def _provision(args: argparse.Namespace) -> int:
         csr = await step("cross signing request failed", platform.pek_csr())
         pek = owner.sign_pek(Certificate.decode(csr))
         importing = platform.pek_cert_import(pek.encode(), owner.oca.encode())
-        await step("failed to import the newly-signed PEK", importing, remedies=_OWNED)
+        await step("failed to import the newly-signed PEK", importing, remedies=_NOT_TAKEN)
 
     kind, (_, pdh) = _change(args, take)
     oca = describe(owner.oca)

@@ -27,8 +27,8 @@ EPILOG: Final = """\
   identifier   the chip's identifier (GET_ID), by which AMD's key server knows it
   guests       how many guests the firmware has
 
-A software model is a process of whoever uses it. `show guests` starts one of its own, which knows no guest of
-another process, and so prints 0; the pods of this machine are listed by `sealpod sandbox list`.
+A software model is a process of whoever uses it; together those of one state directory are one machine, and
+all their guests count. Which pods they are is listed by `sealpod sandbox ls`.
 """
 
 

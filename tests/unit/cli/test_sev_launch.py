@@ -257,6 +257,14 @@ def test_a_key_as_base64_is_taken_with_a_warning(here: Path, capsys: pytest.Capt
     assert encoded not in err
 
 
+def test_a_mistyped_file_name_is_not_warned_of_as_a_key(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UsageError, match="failed to base64 decode --tik"):
+        measure("--nonce", NONCE, "--launch-digest", DIGEST, "--tik", "vm_tik.bim")
+    assert capsys.readouterr().err == ""
+
+
 def test_both_keys_may_be_in_one_file_as_sev_tool_has_them(here: Path, out: Out) -> None:
     """Its tmp_tk.bin: TEK, then TIK."""
     (here / "tmp_tk.bin").write_bytes(SECRET_TEK + TIK)

@@ -20,12 +20,14 @@ from sealpod.cli import sev_chain
 from sealpod.cli.main import dispatch
 from sealpod.errors import (
     AccessError,
+    ConflictError,
     FirmwareError,
     NotFoundError,
     SealpodError,
     UnavailableError,
     VerificationError,
 )
+from sealpod.platform.model.asids import AsidTable
 from sealpod.platform.model.chip import Chip
 from sealpod.platform.model.store import StateDirectory, rsa_key
 from sealpod.sev.authority import Authority
@@ -126,6 +128,29 @@ def test_export_with_an_authority_by_hand(sev: Callable[..., int], here: Path) -
     (here / "ca").write_bytes(chain_of(here / "full").authority.encode())
     assert sev("export", "-f", "again", "--ca", "ca") == 0
     assert (here / "again").read_bytes() == (here / "full").read_bytes()
+
+
+def test_guests_of_other_processes_count_and_hold_the_identity(state: str, here: Path, out: Out) -> None:
+    def sev(*words: str) -> int:
+        return dispatch(["sev", *words, "--platform", "model", "--platform-state", state])
+
+    dispatch(["sev", "generate", "oca", "key"])
+    launcher = AsidTable(state)
+    try:
+        launcher.take(es=False)
+        assert show(sev, out, "guests") == "1"
+        with pytest.raises(ConflictError) as busy:
+            sev("reset")
+        assert busy.value.code == "platform.busy"
+        with pytest.raises(FirmwareError) as refused:
+            sev("provision", "oca", "key")
+        assert refused.value.code == "sev.invalid-platform-state"
+        assert "end the guests" in refused.value.remedy
+        assert sev("rotate") == 0
+    finally:
+        launcher.close()
+    assert show(sev, out, "guests") == "0"
+    assert sev("provision", "oca", "key") == 0
 
 
 def test_show(sev: Callable[..., int], out: Out) -> None:

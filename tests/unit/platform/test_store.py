@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import stat
@@ -84,6 +85,30 @@ def test_what_a_crashed_writer_left_does_not_matter(state_dir: str) -> None:
     store.save(b"whole")
     assert store.load() == b"whole"
     assert not Path(state_dir, "identity.new").exists()
+
+
+def test_a_full_disk_leaves_the_old_content_and_nothing_beside_it(
+    state_dir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = StateDirectory(state_dir)
+    store.save(b"old")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("sealpod.platform.model.store.os.fsync", full)
+    before = sorted(os.listdir(state_dir))
+    with pytest.raises(OSError, match="No space"):
+        store.save(b"new")
+    assert store.load() == b"old"
+    assert sorted(os.listdir(state_dir)) == before
+
+
+def test_a_file_is_no_state_directory(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "file").chmod(0o600)
+    with pytest.raises(AccessError, match="is no directory"):
+        StateDirectory(str(tmp_path / "file"))
 
 
 def test_erase_is_idempotent(state_dir: str) -> None:

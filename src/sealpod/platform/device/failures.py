@@ -22,6 +22,8 @@ from sealpod.errors import (
 )
 from sealpod.sev.status import Status, firmware_error
 
+OPENING: Final = "unable to open"
+"""What failed when the device cannot be opened; sevctl's words."""
 ENOTSUPP: Final = 524
 """The kernel's own; it leaks to user space, and :mod:`errno` does not have it."""
 
@@ -33,7 +35,8 @@ def device_error(what: str, path: str, number: int, status: int) -> SealpodError
     """The error for an ``errno`` from the device; ``status`` is what it says of the firmware."""
     if number == errno.EIO and status:
         return firmware_error(status, what)
-    text = f"{what} on {path}: {_reason(number)}"
+    text = f"{what} {path}" if what == OPENING else f"{what} on {path}"
+    text = f"{text}: {_reason(number)}"
     if number in (errno.EPERM, errno.EACCES):
         return AccessError(text, code="platform.access", remedy=f"run as root, or get write access to {path}")
     if number == errno.EBUSY:

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable
 
 from sealpod.errors import UnavailableError
-from sealpod.platform.device.failures import device_error
+from sealpod.platform.device.failures import OPENING, device_error
 from sealpod.platform.device.ioctls import (
     BUFFER,
     BUFFERS,
@@ -52,7 +52,7 @@ class DeviceNode:
             except PermissionError:
                 return cls(path, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
         except OSError as error:
-            raise device_error("opening", path, error.errno or 0, 0) from error
+            raise device_error(OPENING, path, error.errno or 0, 0) from error
 
     async def status(self) -> PlatformStatus:
         """PLATFORM_STATUS."""

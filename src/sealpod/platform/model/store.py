@@ -54,6 +54,12 @@ class StateDirectory:
         with suppress(FileExistsError):
             os.mkdir(self.path, 0o700)
         info = os.stat(self.path)
+        if not stat.S_ISDIR(info.st_mode):
+            raise AccessError(
+                f"the platform's state directory {self.path} is no directory",
+                code="platform.state-access",
+                remedy="name a directory with --platform-state; one that does not exist is made",
+            )
         if info.st_uid != os.geteuid() or stat.S_IMODE(info.st_mode) & 0o077:
             raise AccessError(
                 f"the platform's state directory {self.path} is not this user's alone",
@@ -125,11 +131,17 @@ class StateDirectory:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(fd)
-        os.rename(temporary, target)
+        try:
+            with open(fd, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(fd)
+            os.rename(temporary, target)
+        except BaseException:
+            # A disk that is full is to get its room back, and half a key is nobody's.
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
         self._sync_directory()
 
     def _sync_directory(self) -> None:
