@@ -1,24 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decisions and what they change, in one transaction. :mod:`.auditlog` reads the log of decisions back.
 
-Every change to launches and connections goes through :class:`Settler`, whose transaction first locks the
-log's head row. So there is one chain however many replicas append to it, of two that spend one launch the
-second finds it gone, and a replica that is killed leaves either the whole decision or nothing of it.
-
-A commit waits for the disk, and the head is locked meanwhile. Callers that arrive in that time are settled
-together in the next transaction (group commit): who gets the lock settles everybody's changes that wait.
+Every change to launches and connections goes through :class:`Ledger`, whose transaction first locks the log's
+head row. So there is one chain however many replicas append to it, of two that spend one launch the second
+finds it gone, and a replica that is killed leaves either the whole decision or nothing of it.
 """
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, Engine, bindparam, delete, insert, select, update
 
 from sealpod.errors import NotFoundError, RefusedError, SealpodError, UnavailableError
 from sealpod.kbs.core import records
@@ -28,13 +23,9 @@ from sealpod.kbs.core.limits import Limits
 from sealpod.kbs.core.records import Change
 from sealpod.kbs.store import schema
 from sealpod.kbs.store.auditlog import HEAD_ID
+from sealpod.kbs.store.census import TOO_MANY_CONNECTIONS, TOO_MANY_LAUNCHES, Census
 from sealpod.kbs.store.engine import writing
 
-MAX_BATCH: Final = 128
-"""Changes in one transaction: as many as a replica's threads may wait with, and a bound for its length."""
-RECOUNT: Final = 1.0
-"""Seconds for which a count of rows, and the rows found expired, are good. Other replicas may exceed a limit
-by what they add in this time."""
 EXPIRED_AT_ONCE: Final = 1000
 """Connections dropped in one transaction."""
 
@@ -62,7 +53,7 @@ _COUNT_MESSAGE: Final = (
 
 
 @dataclass(slots=True)
-class _Ticket:
+class Ticket:
     """A change that waits, and then its place in the log or why it has none."""
 
     change: Change
@@ -77,8 +68,8 @@ class _Ticket:
         return self.entry is not None or self.error is not None
 
 
-class Settler:
-    """Settles changes; safe to use from several threads, and beside others on the same database.
+class Ledger:
+    """Writes batches of changes, one batch at a time.
 
     ``connection_row`` makes the row of ``conn_bundle``, its key as it is kept at rest.
     """
@@ -86,48 +77,15 @@ class Settler:
     def __init__(self, engine: Engine, connection_row: Callable[[records.Connection], Row]) -> None:
         self._engine = engine
         self._connection_row = connection_row
-        self._waiting: list[_Ticket] = []
-        self._queue_lock = threading.Lock()
-        self._commit_lock = threading.Lock()
         self._committing = False
-        self._launches = _Census(_launches)
-        self._connections = _Census(_connections)
+        self._launches = Census(_launches)
+        self._connections = Census(_connections)
 
-    def settle(self, change: Change, *, now: float, limits: Limits) -> Entry:
-        """See :class:`sealpod.kbs.core.ports.BrokerStore`."""
-        ticket = _Ticket(change, change.decision.record(), now, limits)
-        with self._queue_lock:
-            self._waiting.append(ticket)
-        with self._commit_lock:
-            # While this thread waited for the lock, its holder may have settled the change with its own.
-            while not ticket.settled:
-                self._settle_all(self._next())
-        if ticket.error is not None:
-            raise ticket.error
-        if ticket.entry is None:
-            raise UnavailableError("the decision was not written down", code="store.unavailable")
-        return ticket.entry
+    def write(self, batch: Sequence[Ticket]) -> None:
+        """Settle all of a batch: give each its entry or its refusal.
 
-    def _next(self) -> list[_Ticket]:
-        with self._queue_lock:
-            batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
-        return batch
-
-    def _settle_all(self, batch: list[_Ticket]) -> None:
-        try:
-            self._attempt(batch)
-        except SealpodError as error:
-            if len(batch) == 1 or isinstance(error, UnavailableError):
-                _fail(batch, error)
-                return
-            # One of them cannot be written; that must not be the others' fate.
-            for ticket in batch:
-                self._settle_all([ticket])
-        except BaseException as error:
-            _fail(batch, error)
-            raise
-
-    def _attempt(self, batch: Sequence[_Ticket]) -> None:
+        :raise SealpodError: none of them is settled.
+        """
         try:
             self._transact(batch)
         except UnavailableError:
@@ -145,10 +103,10 @@ class Settler:
         for census in (self._launches, self._connections):
             census.forget()
 
-    def _transact(self, batch: Sequence[_Ticket]) -> None:
+    def _transact(self, batch: Sequence[Ticket]) -> None:
         self._committing = False
-        refused: list[tuple[_Ticket, SealpodError]] = []
-        accepted: list[_Ticket] = []
+        refused: list[tuple[Ticket, SealpodError]] = []
+        accepted: list[Ticket] = []
         with writing(self._engine) as connection:
             if connection.dialect.name == "sqlite":
                 # SQLite has no row locks; this takes the file's, and waits for it, before anything is read.
@@ -172,7 +130,7 @@ class Settler:
         for ticket, refusal in refused:
             ticket.error = refusal
 
-    def _make_room(self, connection: Connection, batch: Sequence[_Ticket]) -> None:
+    def _make_room(self, connection: Connection, batch: Sequence[Ticket]) -> None:
         first = batch[0]
         if any(one.change.opens for one in batch) and self._launches.stale(first.limits.max_launches):
             connection.execute(_EXPIRE, {"now": first.now})
@@ -183,22 +141,22 @@ class Settler:
             _drop_connections(connection, before=first.now - first.limits.connection_ttl)
             self._connections.recount(connection)
 
-    def _apply(self, connection: Connection, ticket: _Ticket) -> None:
+    def _apply(self, connection: Connection, ticket: Ticket) -> None:
         """What may be refused; the rest is inserted for all of a batch together."""
         change, limits = ticket.change, ticket.limits
         if change.uses is not None:
             _count_message(connection, change.uses, limits.connection_messages, ticket.now)
         if change.opens is not None:
-            self._launches.add(1, limits.max_launches, _TOO_MANY_LAUNCHES)
+            self._launches.add(1, limits.max_launches, TOO_MANY_LAUNCHES)
         if change.connections:
-            self._connections.add(len(change.connections), limits.max_connections, _TOO_MANY_CONNECTIONS)
+            self._connections.add(len(change.connections), limits.max_connections, TOO_MANY_CONNECTIONS)
         if change.spends is not None:
             spent = connection.execute(_SPEND, {"spent": str(change.spends), "now": ticket.now})
             if spent.rowcount != 1:
                 raise launch_unknown(change.spends)
             self._launches.remove(1)
 
-    def _insert(self, connection: Connection, accepted: Sequence[_Ticket]) -> None:
+    def _insert(self, connection: Connection, accepted: Sequence[Ticket]) -> None:
         opened = [_launch_row(one.change.opens) for one in accepted if one.change.opens is not None]
         if opened:
             connection.execute(_ADD_LAUNCHES, opened)
@@ -206,57 +164,6 @@ class Settler:
         if begun:
             connection.execute(_ADD_CONNECTIONS, [self._connection_row(made) for made, _ in begun])
             connection.execute(_ADD_PLATFORMS, [_platform_row(made, now) for made, now in begun])
-
-
-class _Census:
-    """How many rows a table has: counted now and then, and kept up with what this process adds."""
-
-    def __init__(self, table: Any) -> None:
-        self._statement = select(func.count()).select_from(table)
-        self._count = 0
-        self._until = float("-inf")
-
-    def stale(self, limit: int) -> bool:
-        # At the limit the count decides, so it is made anew however young it is.
-        return time.monotonic() >= self._until or self._count >= limit
-
-    def recount(self, connection: Connection) -> None:
-        self._count = int(connection.execute(self._statement).scalar_one())
-        self._until = time.monotonic() + RECOUNT
-
-    def forget(self) -> None:
-        self._until = float("-inf")
-
-    def add(self, number: int, limit: int, refusal: tuple[str, str, str]) -> None:
-        if self._count + number > limit:
-            noun, code, remedy = refusal
-            raise RefusedError(f"{self._count} {noun}", code=code, remedy=remedy)
-        self._count += number
-
-    def remove(self, number: int) -> None:
-        self._count = max(0, self._count - number)
-
-
-_TOO_MANY_LAUNCHES: Final = (
-    "launches are in progress",
-    "launch.too-many",
-    "Try again when some have ended; each ends by its secret request or its time",
-)
-_TOO_MANY_CONNECTIONS: Final = (
-    "connections are kept",
-    "connection.too-many",
-    "Delete those of guests that are gone, or shorten the time they are kept (--connection-ttl)",
-)
-
-
-def _fail(batch: Sequence[_Ticket], error: BaseException) -> None:
-    for ticket in batch:
-        # Each caller raises it in a thread of its own, and an exception has one traceback only.
-        ticket.error = _twin(error) if isinstance(error, SealpodError) else error
-
-
-def _twin(error: SealpodError) -> SealpodError:
-    return type(error)(error.message, code=error.code, remedy=error.remedy)
 
 
 def _lock_head(connection: Connection) -> Entry:

@@ -31,9 +31,9 @@ from sealpod.kbs.core.records import (
 )
 from sealpod.kbs.store import columns, moments, schema
 from sealpod.kbs.store.admin import storable
-from sealpod.kbs.store.audit import Settler
 from sealpod.kbs.store.database import Database
 from sealpod.kbs.store.engine import fetch
+from sealpod.kbs.store.settling import Settler
 from sealpod.secret import SecretBytes
 
 
