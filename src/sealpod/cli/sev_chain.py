@@ -103,7 +103,7 @@ def amd_authority(args: argparse.Namespace, cek: Certificate) -> Authority:
     try:
         return _service(args).authority_of(cek)
     except NotFoundError as error:
-        raise _no_generation(error) from error
+        raise _no_amd_generation(args, error) from error
 
 
 def chosen_authority(path: str, cek: Certificate) -> Authority:
@@ -191,3 +191,13 @@ def _service(args: argparse.Namespace) -> KeyDistributionService:
 def _no_generation(error: NotFoundError) -> NotFoundError:
     text = "failed to deduce platform generation: could not find a matching builtin certificate"
     return NotFoundError(f"{text}: {error.message}", code=error.code, remedy=error.remedy)
+
+
+def _no_amd_generation(args: argparse.Namespace, error: NotFoundError) -> NotFoundError:
+    found = _no_generation(error)
+    cache = _service(args).cache
+    if error.code != "ca.no-issuer" or cache is None:
+        return found
+    # A kept CEK is known by its key; whether AMD's signature in it is whole shows only here.
+    remedy = f"{error.remedy}; a CEK that was fetched from AMD may be damaged: remove {cache}, and try again"
+    return NotFoundError(found.message, code=found.code, remedy=remedy)

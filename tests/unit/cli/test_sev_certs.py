@@ -25,7 +25,8 @@ from sealpod.errors import (
     UsageError,
     VerificationError,
 )
-from sealpod.sev.cert import Signature
+from sealpod.sev.authority import Authority, detect
+from sealpod.sev.cert import Certificate, Signature
 from sealpod.sev.owner import make_owner
 from sealpod.sev.policy import Policy
 from sealpod.sev.report import make_report
@@ -136,6 +137,21 @@ def test_the_generation_is_found_in_a_directory(
     with pytest.raises(NotFoundError) as caught:
         sev("verify", "--sev", "short", "--ca", "ca-dir")
     assert caught.value.code == "ca.absent"
+
+
+def test_a_damaged_download_is_named_where_no_authority_fits(
+    here: Path, hierarchy: Hierarchy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class KeyServer:
+        cache = "/cache/kds"
+
+        def authority_of(self, cek: Certificate) -> Authority:
+            return detect(cek, ())
+
+    monkeypatch.setattr(sev_chain, "_service", lambda args: KeyServer())
+    with pytest.raises(NotFoundError, match="failed to deduce platform generation") as caught:
+        sev("verify", "--sev", "short")
+    assert "remove /cache/kds" in caught.value.remedy
 
 
 def test_the_chain_may_be_in_the_files_of_sev_tool(here: Path, hierarchy: Hierarchy) -> None:

@@ -134,8 +134,13 @@ def guest_status(firmware: Firmware, call: Call) -> Outcome:
 
 
 def launch_start(firmware: Firmware, call: Call) -> Outcome:
-    owner = {"godh": call.optional("godh"), "session": call.optional("session")}
-    handle = launching.launch_start(firmware, **call.numbers("policy", "handle"), **owner)
+    handle = launching.launch_start(
+        firmware,
+        policy=call.number("policy"),
+        handle=call.number("handle"),
+        godh=call.optional("godh"),
+        session=call.optional("session"),
+    )
     return Outcome(values={"handle": handle})
 
 
@@ -155,9 +160,14 @@ def launch_measure(firmware: Firmware, call: Call) -> Outcome:
 
 
 def launch_secret(firmware: Firmware, call: Call) -> Outcome:
-    packet = {"header": call.data("header"), "data": call.data("data")}
     launching.launch_secret(
-        firmware, call.memory, **call.numbers("handle", "paddr", "guest_length"), **packet
+        firmware,
+        call.memory,
+        handle=call.number("handle"),
+        header=call.data("header"),
+        paddr=call.number("paddr"),
+        guest_length=call.number("guest_length"),
+        data=call.data("data"),
     )
     return _DONE
 

@@ -2,7 +2,8 @@
 """What a reader demands of a verified SNP report: firmware, policy, and the guest it describes.
 
 Only what is set is compared, with three exceptions that hold by default because nobody wants them otherwise:
-the policy must not allow debugging or a migration agent, and the report must be a guest's own.
+the policy must not allow debugging or a migration agent, nor have a bit whose meaning is not known here, and
+the report must be a guest's own.
 """
 
 from __future__ import annotations
@@ -82,7 +83,9 @@ def _check_policy(report: SnpReport, demands: Demands) -> None:
     flags = report.policy.flags
     given = flags & ALLOWING & ~demands.may_allow
     lacking = demands.must_demand & ~flags
-    if given or lacking or SnpPolicyFlag.RESERVED_ONE not in flags:
+    # What a bit allows that is not known here, nobody has demanded or agreed to.
+    unknown = report.policy.unknown
+    if given or lacking or unknown or SnpPolicyFlag.RESERVED_ONE not in flags:
         raise _refused(f"the guest's policy is {report.policy.describe()}", "snp.policy")
 
 

@@ -79,6 +79,11 @@ class SnpPolicy:
         return SnpPolicyFlag(self.value & sum(SnpPolicyFlag))
 
     @property
+    def unknown(self) -> int:
+        """Bits above the ABI version that are not defined."""
+        return (self.value & ~0xFFFF) & ~sum(SnpPolicyFlag)
+
+    @property
     def min_abi(self) -> tuple[int, int]:
         """The lowest ABI version the guest runs on, as (major, minor)."""
         return self.value >> 8 & 0xFF, self.value & 0xFF

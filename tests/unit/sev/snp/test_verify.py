@@ -253,6 +253,8 @@ def test_policy(maker: Any) -> None:
     assert verified(maker.report(3, patch=policy(1 << 17)), chain) == "ours"
     for value in (0x30000 | 1 << 19, 0x30000 | 1 << 18, 0x30000 | 1 << 21, 1 << 16, 0):
         assert refusal(maker.report(3, patch=policy(value)), chain) == "snp.policy"
+    for bit in (26, 40, 63):
+        assert refusal(maker.report(3, patch=policy(0x30000 | 1 << bit)), chain) == "snp.policy"
     debug = maker.report(3, patch=policy(0x30000 | 1 << 19))
     assert verified(debug, chain, may_allow=SnpPolicyFlag.SMT | SnpPolicyFlag.DEBUG) == "ours"
     assert refusal(maker.report(3), chain, may_allow=SnpPolicyFlag(0)) == "snp.policy"
