@@ -35,7 +35,8 @@ def add_commands(nouns: Nouns) -> None:
 
 
 def _seal(args: argparse.Namespace) -> int:
-    from sealpod.kbs.store.sealed import seal_plain, survey
+    from sealpod.kbs.store.sealed import seal_plain
+    from sealpod.kbs.store.survey import survey
 
     with open_database(args) as db:
         walked = seal_plain(db)
@@ -44,7 +45,8 @@ def _seal(args: argparse.Namespace) -> int:
 
 
 def _rewrap(args: argparse.Namespace) -> int:
-    from sealpod.kbs.store.sealed import rewrap, survey
+    from sealpod.kbs.store.sealed import rewrap
+    from sealpod.kbs.store.survey import survey
 
     with open_database(args) as db:
         walked = rewrap(db)

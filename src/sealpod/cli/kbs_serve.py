@@ -12,7 +12,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from sealpod.cli.kbs_common import DATABASE_VARIABLE, Nouns, add_database_option, database_url
-from sealpod.cli.kbs_serve_options import add_serving_options, server_config
+from sealpod.cli.kbs_serve_config import server_config
+from sealpod.cli.kbs_serve_options import add_serving_options
 
 if TYPE_CHECKING:
     from sealpod.kbs.server import RunningBroker

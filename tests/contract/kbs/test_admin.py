@@ -332,7 +332,7 @@ def served(broker: RunningBroker) -> set[tuple[str, str]]:
 
     process = broker._process
     parts: Any = process._admin
-    app = AdminApi(parts.verbs, parts.gatekeeper, parts.log, process.metrics, process._checkers).app(
+    app = AdminApi(parts, process.metrics, process._checkers).app(
         ops_routes(process._readiness, process.metrics)
     )
     return {

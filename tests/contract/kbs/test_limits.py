@@ -26,9 +26,10 @@ from sealpod.kbs.core.audit import Decision, Entry
 from sealpod.kbs.core.messages import OnlineReply
 from sealpod.kbs.server import RunningBroker, ServerConfig, serve
 from sealpod.kbs.server.admission import Admission
+from sealpod.kbs.server.calls import CALLS
 from sealpod.kbs.server.config import ConnectionLimits, RateLimit
 from sealpod.kbs.server.metrics import Metrics
-from sealpod.kbs.server.service import _METHODS, Service
+from sealpod.kbs.server.service import Service
 
 Start = Callable[..., RunningBroker]
 Slow = Callable[[str], "SlowClient"]
@@ -247,7 +248,7 @@ def test_an_answer_nobody_takes_holds_its_place() -> None:
             service = Service(
                 lambda: broker, admission=admission, metrics=Metrics(), workers=workers, request_seconds=5.0
             )
-            (method,) = [one for one in _METHODS if one[0] == "GetOnlineSecret"]
+            (method,) = [one for one in CALLS if one[0] == "GetOnlineSecret"]
             context = OpenCall()
             assert await service._handler(*method)(None, context)
             assert admission.calls == 1  # answered, and not taken yet

@@ -25,8 +25,8 @@ from sealpod.errors import UnavailableError
 from sealpod.kbs.core.audit import Decision, Entry
 from sealpod.kbs.core.limits import Limits
 from sealpod.kbs.server import RunningBroker, ServerConfig, readiness, serve
+from sealpod.kbs.server.calls import SERVICE
 from sealpod.kbs.server.database import open_waiting
-from sealpod.kbs.server.service import SERVICE
 from sealpod.wire.pb import keybroker_pb2 as pb
 
 Start = Callable[..., RunningBroker]

@@ -23,7 +23,8 @@ from sealpod.kbs.store import doctor, policies, reports, sealed, secrets
 from sealpod.kbs.store.database import open_database
 from sealpod.kbs.store.engine import connect_engine
 from sealpod.kbs.store.keks import KekSources
-from sealpod.kbs.store.sealed import rewrap, seal_plain, survey
+from sealpod.kbs.store.sealed import rewrap, seal_plain
+from sealpod.kbs.store.survey import survey
 from sealpod.secret import SecretBytes
 
 GUID = "2cf13667-ea72-4013-9dd6-155e89c5a28f"

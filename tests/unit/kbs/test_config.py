@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sealpod.cli import kbs
-from sealpod.cli.kbs_serve_options import server_config
+from sealpod.cli.kbs_serve_config import server_config
 from sealpod.errors import AccessError, NotFoundError, OperationError, SealpodError, UsageError
 from sealpod.kbs.server.config import TlsFiles, is_loopback, split_listen
 from sealpod.kbs.server.files import MAX_FILE, Watched, read_file, read_private

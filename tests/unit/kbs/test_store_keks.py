@@ -23,7 +23,8 @@ from sealpod.errors import (
 from sealpod.kbs.core.sealing import KeyRing, kek_id
 from sealpod.kbs.store import secrets
 from sealpod.kbs.store.database import open_database
-from sealpod.kbs.store.keks import ASK_INTERVAL, LOOK_INTERVAL, KekSources, LiveKeyRing, load_keys, load_ring
+from sealpod.kbs.store.keks import KekSources, load_keys, load_ring
+from sealpod.kbs.store.livekeys import ASK_INTERVAL, LOOK_INTERVAL, LiveKeyRing
 from sealpod.kbs.store.sealer import RecordSealer, largest_sealed
 from sealpod.secret import SecretBytes
 

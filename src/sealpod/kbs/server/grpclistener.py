@@ -15,9 +15,10 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from sealpod.errors import UnavailableError
+from sealpod.kbs.server.calls import METHODS, SERVICE
 from sealpod.kbs.server.config import ConnectionLimits, split_listen
 from sealpod.kbs.server.readiness import HealthReporter
-from sealpod.kbs.server.service import METHODS, SERVICE, Service
+from sealpod.kbs.server.service import Service
 from sealpod.kbs.server.tls import Credentials
 
 MAX_MESSAGE: Final = 256 * 1024

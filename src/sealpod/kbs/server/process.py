@@ -12,16 +12,13 @@ import math
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, Final
 
 from sealpod.errors import SealpodError
-from sealpod.kbs.admin.audit import AdminLog
-from sealpod.kbs.admin.service import Admin
 from sealpod.kbs.server import database
-from sealpod.kbs.server.admin.app import AdminApi
-from sealpod.kbs.server.admin.auth import Gatekeeper
+from sealpod.kbs.server.admin.app import AdminApi, AdminParts
 from sealpod.kbs.server.admission import Admission
+from sealpod.kbs.server.calls import GUEST_METHODS, SERVICE
 from sealpod.kbs.server.config import AdminConfig, ServerConfig
 from sealpod.kbs.server.defaultpolicy import CurrentBroker
 from sealpod.kbs.server.grpclistener import GrpcListener
@@ -29,7 +26,7 @@ from sealpod.kbs.server.loop import LoopThread
 from sealpod.kbs.server.metrics import Metrics
 from sealpod.kbs.server.ops import ops_app, ops_routes
 from sealpod.kbs.server.readiness import HealthReporter, Readiness
-from sealpod.kbs.server.service import GUEST_METHODS, SERVICE, Service
+from sealpod.kbs.server.service import Service
 from sealpod.kbs.server.tls import Credentials
 from sealpod.kbs.server.web import WebListener
 from sealpod.kbs.server.webhook import Webhook
@@ -47,15 +44,6 @@ PURGE_PERIOD: Final = 60.0
 _SEALER_PROBE: Final = b"sealpod readiness 1"
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class AdminParts:
-    """What the admin API needs."""
-
-    gatekeeper: Gatekeeper
-    verbs: Admin
-    log: AdminLog
 
 
 class Process:
@@ -142,8 +130,7 @@ class Process:
         self._follow(self._purge())
 
     def _admin_listener(self, config: AdminConfig, parts: AdminParts) -> WebListener:
-        api = AdminApi(parts.verbs, parts.gatekeeper, parts.log, self.metrics, self._checkers)
-        app = api.app(ops_routes(self._readiness, self.metrics))
+        app = AdminApi(parts, self.metrics, self._checkers).app(ops_routes(self._readiness, self.metrics))
         tls = self._admin_tls
         return WebListener(app, config.listen, None if tls is None else tls.for_http())
 

@@ -26,12 +26,13 @@ from sealpod.kbs.core.clock import SteadyClock
 from sealpod.kbs.core.policy import Rule
 from sealpod.kbs.core.ports import Auditor, ResourceFiles
 from sealpod.kbs.server import database
+from sealpod.kbs.server.admin.app import AdminParts
 from sealpod.kbs.server.admin.auth import Gatekeeper
 from sealpod.kbs.server.audit import CountingAuditor, LogAuditor
 from sealpod.kbs.server.config import ServerConfig, is_loopback, split_listen, trusted_roots
 from sealpod.kbs.server.defaultpolicy import CurrentBroker
 from sealpod.kbs.server.metrics import Metrics
-from sealpod.kbs.server.process import CHECK_THREADS, THREADS, AdminParts, Process
+from sealpod.kbs.server.process import CHECK_THREADS, THREADS, Process
 from sealpod.kbs.server.tls import Credentials
 from sealpod.kbs.server.webhook import WebhookAuditor, open_webhook
 from sealpod.kbs.store.broker import SqlBrokerStore

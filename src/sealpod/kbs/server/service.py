@@ -15,30 +15,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
 from contextvars import copy_context
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn
 
 import grpc
-from google.protobuf.message import DecodeError as MalformedMessage
 from google.protobuf.message import Message
 
-from sealpod.errors import DeadlineError, DecodeError, SealpodError, UnavailableError
+from sealpod.errors import DeadlineError, SealpodError, UnavailableError
 from sealpod.kbs.core.audit import Caller
 from sealpod.kbs.core.broker import KeyBroker
-from sealpod.kbs.core.messages import SecretClaim
-from sealpod.kbs.core.request import RawRequest
 from sealpod.kbs.server.admission import Admission, peer_host
+from sealpod.kbs.server.calls import CALLS, METHODS, SERVICE, Call, decode
 from sealpod.kbs.server.logs import REQUEST_HEADER, begin_request
 from sealpod.kbs.server.metrics import Metrics
-from sealpod.wire.pb import keybroker_pb2 as pb
 
-SERVICE: Final = pb.DESCRIPTOR.services_by_name["KeyBrokerService"].full_name
-METHODS: Final = ("GetBundle", "GetSecret", "GetOnlineSecret")
-GUEST_METHODS: Final = ("GetOnlineSecret",)
-"""What a guest asks for; its answers are sealed with the key of its connection."""
 CODE_KEY: Final = "sealpod-code"
 REMEDY_KEY: Final = "sealpod-remedy"
 REQUEST_KEY: Final = "sealpod-request"
@@ -49,9 +42,7 @@ MAX_DETAILS: Final = 1024
 
 _logger = logging.getLogger(__name__)
 
-Request = TypeVar("Request", bound=Message)
 Context = Any  # grpc.aio.ServicerContext, which has no types
-Call = Callable[[KeyBroker, Any, Caller], Message]
 
 
 class Service:
@@ -102,7 +93,7 @@ class Service:
         """The service, to be added to a gRPC server of an event loop; these of its calls."""
         handlers = {
             name: grpc.stream_unary_rpc_method_handler(self._handler(name, message, call))
-            for name, message, call in _METHODS
+            for name, message, call in CALLS
             if name in methods
         }
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
@@ -146,7 +137,7 @@ class Service:
     async def _work(self, message: type[Message], call: Call, raw: bytes, caller: Caller) -> bytes:
         def work() -> bytes:
             try:
-                reply: bytes = call(self._broker(), _decode(message, raw), caller).SerializeToString()
+                reply: bytes = call(self._broker(), decode(message, raw), caller).SerializeToString()
             except SealpodError as error:
                 raise _Failed(error) from None
             except Exception as error:
@@ -203,57 +194,3 @@ def _without_text(error: BaseException) -> BaseException:
 def _ascii(text: str) -> str:
     # gRPC refuses metadata with other characters, and with it the whole status.
     return "".join(char if " " <= char <= "~" else "?" for char in text).strip()
-
-
-def _decode(message: type[Request], raw: bytes) -> Request:
-    try:
-        return message.FromString(raw)
-    except MalformedMessage:
-        raise DecodeError(
-            f"Malformed {message.__name__}",
-            code="request.malformed",
-            remedy="Send the message keybroker.proto describes",
-        ) from None
-
-
-def _get_bundle(broker: KeyBroker, request: pb.BundleRequest, caller: Caller) -> pb.BundleResponse:
-    bundle = broker.get_bundle(request.CertificateChain, request.Policy, caller=caller)
-    return pb.BundleResponse(
-        GuestOwnerPublicKey=bundle.godh, LaunchBlob=bundle.session, LaunchId=bundle.launch_id
-    )
-
-
-def _get_secret(broker: KeyBroker, request: pb.SecretRequest, caller: Caller) -> pb.SecretResponse:
-    claim = SecretClaim(
-        launch_id=request.LaunchId,
-        policy=request.Policy,
-        api_major=request.ApiMajor,
-        api_minor=request.ApiMinor,
-        build_id=request.BuildId,
-        digest=request.FwDigest,
-        measurement=request.LaunchMeasurement,
-        description=request.LaunchDescription,
-        requests=_requests(request.SecretRequests),
-    )
-    sealed = broker.get_secret(claim, caller=caller)
-    return pb.SecretResponse(LaunchSecretHeader=sealed.header, LaunchSecretData=sealed.data)
-
-
-def _get_online_secret(
-    broker: KeyBroker, request: pb.OnlineSecretRequest, caller: Caller
-) -> pb.OnlineSecretResponse:
-    reply = broker.get_online_secret(request.ClientId, _requests(request.SecretRequests), caller=caller)
-    return pb.OnlineSecretResponse(Payload=reply.payload, IV=reply.iv)
-
-
-def _requests(details: Iterable[pb.RequestDetails]) -> tuple[RawRequest, ...]:
-    return tuple(
-        RawRequest(one.Guid, one.Format, one.SecretType, one.Id, one.Nonce, one.Audience) for one in details
-    )
-
-
-_METHODS: Final[tuple[tuple[str, type[Message], Call], ...]] = (
-    ("GetBundle", pb.BundleRequest, _get_bundle),
-    ("GetSecret", pb.SecretRequest, _get_secret),
-    ("GetOnlineSecret", pb.OnlineSecretRequest, _get_online_secret),
-)

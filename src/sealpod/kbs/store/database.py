@@ -24,7 +24,8 @@ from sqlalchemy.engine import URL
 from sealpod.errors import NotFoundError, OperationError, UsageError, VerificationError
 from sealpod.kbs.core.sealing import KEY_SIZE
 from sealpod.kbs.store.engine import POOL, open_engine
-from sealpod.kbs.store.keks import NONE, REMEDY, KekSources, LiveKeyRing
+from sealpod.kbs.store.keks import NONE, REMEDY, KekSources
+from sealpod.kbs.store.livekeys import LiveKeyRing
 from sealpod.kbs.store.sealer import RecordSealer
 
 KEK_SUFFIX: Final = ".kek"
@@ -88,7 +89,7 @@ def open_sealer(engine: Engine, keks: KekSources) -> RecordSealer:
 
 def require_keys(db: Database) -> None:
     """:raise VerificationError: ``seal.key-missing``: every key that is, and how much is sealed under it."""
-    from sealpod.kbs.store.sealed import survey
+    from sealpod.kbs.store.survey import survey
 
     loaded = frozenset() if db.sealer.keys is None else db.sealer.keys.ring().ids
     missing = survey(db.engine).missing(loaded)
@@ -130,7 +131,7 @@ def _own_source(engine: Engine) -> str:
 
 
 def _make_key(engine: Engine, path: str) -> None:
-    from sealpod.kbs.store.sealed import survey
+    from sealpod.kbs.store.survey import survey
 
     lost = survey(engine).missing(frozenset())
     if lost:

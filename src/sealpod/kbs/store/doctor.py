@@ -29,9 +29,9 @@ from sealpod.kbs.store.keysets import list_keysets
 from sealpod.kbs.store.layout import HEAD, Layout, state_of
 from sealpod.kbs.store.policies import PolicyInfo, list_policies
 from sealpod.kbs.store.reports import list_report_keys
-from sealpod.kbs.store.sealed import survey
 from sealpod.kbs.store.sealer import RecordSealer
 from sealpod.kbs.store.secrets import TABLE as SECRETS
+from sealpod.kbs.store.survey import survey
 from sealpod.secret import SecretBytes
 
 DEMO_KEY: Final = SecretBytes(b"RcHGava52DPvj1uoIk/NVDYlwxi0A6yyIZ8ilhEX3X4=")

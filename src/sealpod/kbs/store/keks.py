@@ -5,21 +5,14 @@ A source is ``file:PATH``, ``env:NAME`` or ``command:PROGRAM ARGUMENT ...`` (run
 one key per line, each as base64 or hex, or is a file of exactly 32 bytes. The first key of the active source
 seals; all others only open what was sealed before. ``none`` is the word for no key at all: secrets are then
 kept as simple-kbs keeps them.
-
-Keys may be added while the broker runs: a file that changed is read again, soon or when it is missed, and a
-record under a key that is not known makes all sources be asked again.
 """
 
 from __future__ import annotations
 
 import binascii
-import logging
-import math
 import os
 import shlex
 import subprocess
-import threading
-import time
 from base64 import b64decode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,9 +22,7 @@ from sealpod.errors import (
     AccessError,
     NotFoundError,
     OperationError,
-    SealpodError,
     UsageError,
-    VerificationError,
 )
 from sealpod.kbs.core.sealing import KEY_SIZE, KeyRing
 from sealpod.secret import SecretBytes
@@ -44,13 +35,6 @@ MAX_SOURCE: Final = 64 * 1024
 """Bytes read of a source: hundreds of keys, less than a file named by mistake."""
 COMMAND_TIMEOUT: Final = 30.0
 """Seconds a command has to print its key; a key service abroad answers in a few."""
-LOOK_INTERVAL: Final = 5.0
-"""Seconds between two looks at whether a key's file changed."""
-ASK_INTERVAL: Final = 10.0
-"""Seconds between two rounds of asking unchanged sources because a key is not known: a stranger's record
-must not cost a command each time."""
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,78 +50,6 @@ class KekSources:
         older = environment.get(OLD_KEKS_VARIABLE, "").splitlines()
         active = environment.get(KEK_VARIABLE, "").strip()
         return cls(active or None, tuple(line.strip() for line in older if line.strip()))
-
-
-class LiveKeyRing:
-    """A key ring that reads its sources again when they may have changed; safe to use from several threads.
-
-    :raise SealpodError: a source cannot be read or holds no key.
-    """
-
-    def __init__(
-        self, sources: KekSources, *, rng: Callable[[int], bytes], clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._sources = sources
-        self._rng = rng
-        self._clock = clock
-        # Held while sources are read: a command may take its time, and who has its key does not wait for it.
-        self._reading = threading.Lock()
-        self._stamp = self._look()
-        self._ring = load_ring(sources, rng=rng)
-        self._failed = False
-        self._looked, self._asked = clock(), -math.inf
-
-    def ring(self) -> KeyRing:
-        """The keys as they are now."""
-        if self._clock() - self._looked >= LOOK_INTERVAL and self._reading.acquire(blocking=False):
-            try:
-                self._looked = self._clock()
-                if self._stamp_changed() or self._failed:
-                    self._load()
-            finally:
-                self._reading.release()
-        return self._ring
-
-    def seal(self, plaintext: SecretBytes, *, context: bytes) -> bytes:
-        return self.ring().seal(plaintext, context=context)
-
-    def open(self, sealed: bytes, *, context: bytes) -> SecretBytes:
-        ring = self.ring()
-        try:
-            return ring.open(sealed, context=context)
-        except VerificationError as error:
-            newer = self._newer_than(ring) if error.code == "seal.key-missing" else None
-            if newer is None:
-                raise
-        return newer.open(sealed, context=context)
-
-    def _newer_than(self, ring: KeyRing) -> KeyRing | None:
-        with self._reading:
-            if self._ring is not ring:
-                return self._ring  # Somebody missed a key at the same time.
-            now = self._clock()
-            if not self._stamp_changed() and now - self._asked < ASK_INTERVAL:
-                return None
-            self._asked = now
-            return self._ring if self._load() else None
-
-    def _stamp_changed(self) -> bool:
-        before, self._stamp = self._stamp, self._look()
-        return before != self._stamp
-
-    def _load(self) -> bool:
-        try:
-            self._ring = load_ring(self._sources, rng=self._rng)
-        except SealpodError as error:
-            # What was loaded before still opens everything it did; the next look tries again.
-            self._failed = True
-            _logger.warning("key-encryption keys not read again: %s", error.one_line())
-            return False
-        self._failed = False
-        return True
-
-    def _look(self) -> tuple[object, ...]:
-        return tuple(_stamp(one) for one in (self._sources.active or "", *self._sources.older))
 
 
 def load_ring(sources: KekSources, *, rng: Callable[[int], bytes]) -> KeyRing:
@@ -252,14 +164,3 @@ _READERS: Final[dict[str, Callable[[str], bytes]]] = {
     "env": _read_environment,
     "command": _run,
 }
-
-
-def _stamp(source: str) -> object:
-    path = source if source.startswith("/") else source.removeprefix("file:")
-    if path == source and not source.startswith("/"):
-        return None
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_ino, status.st_mtime_ns, status.st_size

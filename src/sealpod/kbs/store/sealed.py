@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All sealed columns as one: what is sealed under which key, and bringing every record under the active one.
+"""Bringing every sealed record under the active key, or into plain.
 
 A walk goes through a table by its primary key, a page at a time, and writes a record only if it still is
 what was read (compare and swap), so the broker may serve meanwhile, a record that somebody set in between
@@ -14,62 +14,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import Engine, Table, bindparam, case, func, select, update
+from sqlalchemy import Engine, Table, bindparam, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from sealpod.errors import OperationError, SealpodError, UsageError, VerificationError
-from sealpod.kbs.core.sealing import ID_DIGITS, MARK, PREFIX, is_sealed, sealed_under
-from sealpod.kbs.store import schema
+from sealpod.kbs.core.sealing import is_sealed, sealed_under
 from sealpod.kbs.store.database import Database
 from sealpod.kbs.store.engine import reading, writing
 from sealpod.kbs.store.failures import translated
+from sealpod.kbs.store.survey import COLUMNS, LAUNCHES, SealedColumn
 from sealpod.secret import SecretBytes
 
 PAGE: Final = 200
 """Records read, and at most written, in one transaction: milliseconds of a lock."""
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class SealedColumn:
-    """A column with secrets: ``key`` names the row to a reader and in what the value is bound to."""
-
-    noun: str
-    table: Table
-    key: str
-    value: str
-    width: int
-
-
-COLUMNS: Final = (
-    SealedColumn("secret", schema.secrets, "secret_id", "secret", schema.MAX_SECRET_TEXT),
-    SealedColumn("report key", schema.report_keypair, "key_id", "keypair", schema.MAX_SECRET_TEXT),
-    SealedColumn("connection", schema.conn_bundle, "id", "symkey", schema.MAX_SYMKEY),
-)
-"""Texts, sealed or plain. Launches are sealed always, by the broker's core, and rewrapped like these."""
-_LAUNCHES: Final = SealedColumn("launch", schema.launches, "launch_id", "sealed_keys", 255)
-
-
-@dataclass(slots=True)
-class Survey:
-    """How many records of each kind are in plain, and how many under each key.
-
-    ``unknown`` are those of another version's form.
-    """
-
-    plain: Counter[str] = field(default_factory=Counter)
-    under: dict[str, Counter[str]] = field(default_factory=dict)
-    unknown: Counter[str] = field(default_factory=Counter)
-
-    def missing(self, keys: frozenset[str]) -> dict[str, Counter[str]]:
-        """What is sealed under other keys than these. Launches do not count: they end by themselves."""
-        found = {}
-        for name, counts in self.under.items():
-            lasting = Counter({noun: count for noun, count in counts.items() if noun != _LAUNCHES.noun})
-            if name not in keys and lasting:
-                found[name] = lasting
-        return found
 
 
 @dataclass(slots=True)
@@ -84,35 +43,6 @@ class Walked:
     failed: list[tuple[str, str, SealpodError]] = field(default_factory=list)
     """Noun, id and why."""
     remains: bool = False
-
-
-def survey(engine: Engine) -> Survey:
-    """Count all records by what they are sealed under; reads no value."""
-    found = Survey()
-    width = len(PREFIX) + ID_DIGITS + 1
-    with reading(engine) as connection:
-        for one in COLUMNS:
-            value = one.table.c[one.value]
-            head = case((value.like(f"{MARK}%"), func.substr(value, 1, width)), else_="").label("head")
-            inner = select(head).where(value.is_not(None)).subquery()
-            rows = connection.execute(select(inner.c.head, func.count()).group_by(inner.c.head)).all()
-            for text, count in rows:
-                _count(found, one.noun, str(text), int(count))
-        for (sealed,) in connection.execute(select(schema.launches.c.sealed_keys)).all():
-            _count(found, _LAUNCHES.noun, bytes(sealed)[:width].decode("ascii", "replace"), 1)
-    return found
-
-
-def _count(found: Survey, noun: str, head: str, number: int) -> None:
-    if not is_sealed(head):
-        found.plain[noun] += number
-        return
-    # A complete value has more; this says only which key it names.
-    name = sealed_under(f"{head}AAAA")
-    if name is None:
-        found.unknown[noun] += number
-    else:
-        found.under.setdefault(name, Counter())[noun] += number
 
 
 def seal_plain(db: Database) -> Walked:
@@ -168,7 +98,7 @@ def rewrap(db: Database) -> Walked:
         return ring.rewrap(text.encode("utf-8", "surrogatepass")).decode("ascii")
 
     walked = _walk(db.engine, wrap)
-    _walk_table(db.engine, _LAUNCHES, wrap, walked)
+    _walk_table(db.engine, LAUNCHES, wrap, walked)
     return walked
 
 
@@ -272,4 +202,4 @@ def _text(value: object) -> str:
 
 
 def _stored(one: SealedColumn, text: str) -> str | bytes:
-    return text.encode("ascii", "replace") if one is _LAUNCHES else text
+    return text.encode("ascii", "replace") if one is LAUNCHES else text

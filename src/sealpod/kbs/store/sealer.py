@@ -15,7 +15,7 @@ from sealpod.errors import DecodeError, UsageError, VerificationError
 from sealpod.kbs.core.encoding import decode_base64, encode_base64
 from sealpod.kbs.core.ports import Sealer
 from sealpod.kbs.core.sealing import KEY_SIZE, OVERHEAD, KeyRing, is_sealed, sealed_length
-from sealpod.kbs.store.keks import LiveKeyRing
+from sealpod.kbs.store.livekeys import LiveKeyRing
 from sealpod.secret import SecretBytes
 
 _CONTEXT: Final = b"sealpod record 1\0"

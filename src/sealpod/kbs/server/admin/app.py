@@ -48,12 +48,19 @@ Handler = Callable[[Request, Caller], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
+class AdminParts:
+    """What is of the admin API alone."""
+
+    gatekeeper: Gatekeeper
+    verbs: Admin
+    log: AdminLog
+
+
+@dataclass(frozen=True, slots=True)
 class AdminApi:
     """What the routes need."""
 
-    admin: Admin
-    gatekeeper: Gatekeeper
-    log: AdminLog
+    parts: AdminParts
     metrics: Metrics
     workers: Executor
 
@@ -98,7 +105,7 @@ class AdminApi:
         caller = Caller(peer, "", current_request())
         try:
             certificate = getattr(request.state, CLIENT_STATE, "")
-            identity = self.gatekeeper.identify(request.headers.get("authorization"), certificate)
+            identity = self.parts.gatekeeper.identify(request.headers.get("authorization"), certificate)
             caller = Caller(peer, identity, current_request())
             return await handler(request, caller)
         except errors.SealpodError as error:
@@ -117,7 +124,7 @@ class AdminApi:
 
     def _lister(self, noun: Noun) -> Handler:
         async def handle(_request: Request, _caller: Caller) -> Response:
-            found = await self._run(lambda: self.admin.list(noun.name))
+            found = await self._run(lambda: self.parts.verbs.list(noun.name))
             return as_json({"schemaVersion": SCHEMA_VERSION, noun.key: found})
 
         return handle
@@ -129,9 +136,9 @@ class AdminApi:
 
             def work() -> Any:
                 if not reveal:
-                    return self.admin.show(noun.name, key)
-                with self.log.recorded("AdminReveal", caller, _label(noun, key)):
-                    return self.admin.show(noun.name, key, reveal=True)
+                    return self.parts.verbs.show(noun.name, key)
+                with self.parts.log.recorded("AdminReveal", caller, _label(noun, key)):
+                    return self.parts.verbs.show(noun.name, key, reveal=True)
 
             return as_json(await self._run(work))
 
@@ -142,8 +149,8 @@ class AdminApi:
             key, body = _key(request), await _body(request, schema)
 
             def work() -> Any:
-                with self.log.recorded("AdminSet", caller, _label(noun, key)):
-                    return self.admin.set(noun.name, key, body)
+                with self.parts.log.recorded("AdminSet", caller, _label(noun, key)):
+                    return self.parts.verbs.set(noun.name, key, body)
 
             return as_json(await self._run(work))
 
@@ -154,8 +161,8 @@ class AdminApi:
             key = _key(request)
 
             def work() -> None:
-                with self.log.recorded("AdminDelete", caller, _label(noun, key)):
-                    self.admin.delete(noun.name, key)
+                with self.parts.log.recorded("AdminDelete", caller, _label(noun, key)):
+                    self.parts.verbs.delete(noun.name, key)
 
             await self._run(work)
             return Response(status_code=204, headers=NO_STORE)
@@ -164,7 +171,7 @@ class AdminApi:
 
     async def _test(self, request: Request, _caller: Caller) -> Response:
         body = await _body(request, TEST_BODY)
-        return as_json(await self._run(lambda: self.admin.test(body)))
+        return as_json(await self._run(lambda: self.parts.verbs.test(body)))
 
     async def _suggest(self, request: Request, _caller: Caller) -> Response:
         body = await _body(request, SUGGEST_BODY)
