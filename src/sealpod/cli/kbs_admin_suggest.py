@@ -80,7 +80,7 @@ def add_suggest(verbs: Nouns) -> None:
         default="sealpod",
         help="what reads the configuration there (default: sealpod)",
     )
-    add_version_options(parser, type=int)
+    add_version_options(parser, build=int)
 
 
 def _suggest(args: argparse.Namespace) -> int:

@@ -47,7 +47,7 @@ def add_digest_option(parser: argparse.ArgumentParser, text: str) -> None:
     parser.add_argument("--digest", dest="digests", metavar="DIGEST", action="append", default=[], help=text)
 
 
-def add_version_options(parser: argparse.ArgumentParser, **build: type) -> None:
+def add_version_options(parser: argparse.ArgumentParser, *, build: type = str) -> None:
     """``--min-api`` and ``--build-id``."""
     parser.add_argument("--min-api", metavar="MAJOR.MINOR", default="0.0", help="lowest firmware API version")
     parser.add_argument(
@@ -56,8 +56,8 @@ def add_version_options(parser: argparse.ArgumentParser, **build: type) -> None:
         metavar="N",
         action="append",
         default=[],
+        type=build,
         help="a firmware build to allow; may be repeated; none allows any",
-        **build,
     )
 
 
