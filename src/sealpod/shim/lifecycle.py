@@ -15,7 +15,7 @@ from sealpod.shim import agentspec
 from sealpod.shim.container import Container
 from sealpod.shim.making import make
 from sealpod.shim.pod import Pod
-from sealpod.shim.process import KILLED, Process, Stdio
+from sealpod.shim.process import KILLED, UNKNOWN, Process, Stdio
 from sealpod.wire.message import Message
 from sealpod.wire.pb import agent_pb2
 from sealpod.wire.taskapi import CREATED, MESSAGES, RUNNING, STOPPED, timestamp
@@ -85,7 +85,12 @@ class Lifecycle:
                 message = agentspec.exec_request(
                     container.id, process.exec_id, spec, process.stdio.terminal, container.names
                 )
-                await pod.call("ExecProcess", message)
+                try:
+                    await pod.call("ExecProcess", message)
+                except errors.SealpodError:
+                    # Its client waits for the streams to end before it says Delete.
+                    pod.ended(process, UNKNOWN)
+                    raise
             elif not container.virtual:
                 await pod.call("StartContainer", agent_pb2.StartContainerRequest(container_id=container.id))
             if process.state == STOPPED:
