@@ -198,11 +198,11 @@ class Container:
     def kill(self, exec_id: str, number: int) -> None:
         """Send a signal to one process; to an ended one it is no error.
 
-        The kernel drops SIGTERM for the first process of a pid namespace that has no handler for it, so such
-        a process could never be asked to end; it gets SIGKILL, as Kata's agent does it.
+        A process the kernel drops SIGTERM for could never be asked to end; it gets SIGKILL, as Kata's agent
+        does it. One that ignores it has time to end by itself.
         """
         process = self.process(exec_id)
-        if process is self.init and number == signal.SIGTERM and not process.handles(number):
+        if process is self.init and number == signal.SIGTERM and process.drops(number):
             number = signal.SIGKILL
         process.kill(number)
 

@@ -137,7 +137,7 @@ def exec_document(directory: str, request: Message) -> dict[str, Any]:
         args=tuple(asked.Args),
         env=tuple(f"{name}={value}" for name, value in environment.items()),
         cwd=asked.Cwd if asked.Cwd and (asked.Cwd != "/" or spec.describes_all(asked)) else own["cwd"],
-        **_user(request.string_user, own["user"]),
+        **_user(request.string_user, own["user"], os.path.join(directory, "rootfs")),
     )
     document = spec.compose_process(asked, process)
     if not spec.describes_all(asked):
@@ -148,13 +148,18 @@ def exec_document(directory: str, request: Message) -> dict[str, Any]:
     return document
 
 
-def _user(asked: Message, own: dict[str, Any]) -> dict[str, Any]:
-    """Numbers; without any, the container's own user."""
+def _user(asked: Message, own: dict[str, Any], rootfs: str) -> dict[str, Any]:
+    """Numbers; without any, the container's own user. A group that is not named is the image's to say."""
     if not asked.uid.isdecimal():
         return {"uid": own["uid"], "gid": own["gid"], "additional_gids": own.get("additionalGids", [])}
-    groups = [int(number) for number in asked.additionalGids if number.isdecimal()]
-    gid = int(asked.gid) if asked.gid.isdecimal() else 0
-    if int(asked.uid) == own["uid"] and not asked.gid.isdecimal():
-        # Left to the image, which has been asked; its groups are among the container's.
-        gid, groups = own["gid"], [*dict.fromkeys((*own.get("additionalGids", []), *groups))]
-    return {"uid": int(asked.uid), "gid": gid, "additional_gids": groups}
+    uid, groups = int(asked.uid), [int(number) for number in asked.additionalGids if number.isdecimal()]
+    if asked.gid.isdecimal():
+        return {"uid": uid, "gid": int(asked.gid), "additional_gids": groups}
+    if uid == own["uid"]:
+        gid, others = own["gid"], own.get("additionalGids", [])
+    else:
+        from sealpod.image.runtime import resolve_user
+
+        who = resolve_user(asked.uid, rootfs)
+        gid, others = who.gid, (who.gid, *who.additional_gids)
+    return {"uid": uid, "gid": gid, "additional_gids": [*dict.fromkeys((*others, *groups))]}

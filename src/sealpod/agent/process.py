@@ -61,13 +61,17 @@ class Process:
             if self._pidfd >= 0:
                 signal.pidfd_send_signal(self._pidfd, number)
 
-    def handles(self, number: int) -> bool:
-        """Whether it catches the signal (``SigCgt`` of proc(5), a bit mask in hexadecimal)."""
+    def drops(self, number: int) -> bool:
+        """Whether the kernel drops the signal: the first process of a pid namespace that neither catches nor
+        ignores it is not touched by it (pid_namespaces(7)). Masks are hexadecimal, as in proc(5)."""
+        masks, first = 0, False
         try:
             with open(f"/proc/{self.pid}/status", encoding="ascii", errors="replace") as file:
                 for line in file:
-                    if line.startswith("SigCgt:"):
-                        return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+                    if line.startswith(("SigCgt:", "SigIgn:")):
+                        masks |= int(line.split()[1], 16)
+                    elif line.startswith("NSpid:"):
+                        first = line.split()[-1] == "1"
         except OSError:
-            pass  # it has ended
-        return False
+            return False  # it has ended
+        return first and not masks >> (number - 1) & 1

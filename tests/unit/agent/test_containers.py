@@ -148,7 +148,19 @@ def test_a_user_by_number_is_the_images_too(guest: Guest) -> None:
         fields = dict(line.split(":", 1) for line in text.decode().splitlines() if ":" in line)
         assert (fields["Uid"].split()[0], fields["Gid"].split()[0]) == ("1000", "1000")
         assert fields["Groups"].split() == ["7", "77", "1000"]
-    guest.remove("by-number")
+    # Another user than the container's is the image's as well.
+    root = guest.create_request("root", [*SHELL, "exec sleep 100"])
+    guest.client.call("CreateContainer", root)
+    guest.created.append("root")
+    guest.start("root")
+    beside.container_id = "root"
+    guest.client.call("ExecProcess", beside)
+    asked = agent_pb2.ReadStreamRequest(container_id="root", exec_id="beside", len=32768)
+    answer = guest.client.call("ReadStdout", asked, agent_pb2.ReadStreamResponse())
+    fields = dict(line.split(":", 1) for line in answer.data.decode().splitlines() if ":" in line)
+    assert (fields["Gid"].split()[0], fields["Groups"].split()) == ("1000", ["7", "77", "1000"])
+    for name in ("by-number", "root"):
+        guest.remove(name)
 
 
 def test_layers_are_not_written(guest: Guest) -> None:
@@ -203,6 +215,18 @@ def test_sigterm_without_a_handler_ends_the_first_process(guest: Guest) -> None:
     guest.start("sleeper")
     kill(guest, "sleeper", signal.SIGTERM)
     assert guest.wait("sleeper") == 128 + signal.SIGKILL
+
+
+def test_sigterm_that_is_ignored_is(guest: Guest) -> None:
+    guest.create("stubborn", *SHELL, "trap '' TERM; echo ready; while :; do sleep 0.1; done")
+    guest.start("stubborn")
+    assert first_output(guest, "stubborn") == b"ready\n"
+    kill(guest, "stubborn", signal.SIGTERM)
+    process = oci_pb2.Process(Args=["/bin/cat", "/dev/null"])
+    beside = agent_pb2.ExecProcessRequest(container_id="stubborn", exec_id="alive", process=process)
+    guest.client.call("ExecProcess", beside)
+    kill(guest, "stubborn", signal.SIGKILL)
+    assert guest.wait("stubborn") == 137
 
 
 def test_killing_before_the_start(guest: Guest) -> None:
