@@ -44,6 +44,7 @@ class Files:
         self._lock = threading.Lock()
         self._growing: dict[str, str] = {}  # name in the staging directory by path
         self._sizes: dict[str, int] = {}  # bytes by path
+        self._total = 0  # of all of them
         self._count = 0
 
     def copy(self, request: Message) -> None:
@@ -85,7 +86,7 @@ class Files:
             for rest in [rest for rest in self._growing if own.match(rest)]:
                 os.unlink(self._growing.pop(rest))
             for rest in [rest for rest in self._sizes if own.match(rest)]:
-                del self._sizes[rest]
+                self._discount(rest)
 
     def _directory(self, request: Message, rest: str) -> None:
         self._account(rest, 0)
@@ -124,7 +125,7 @@ class Files:
         shutil.rmtree(name, ignore_errors=True, dir_fd=parent)
         below = f"{rest[: -len(VERSION_LINK)]}{name}/"
         for path in [path for path in self._sizes if path.startswith(below)]:
-            del self._sizes[path]
+            self._discount(path)
 
     def _forget_links(self, parent: int, rest: str) -> None:
         """Remove the links to files of the volume that its new version does not have any more."""
@@ -136,7 +137,7 @@ class Files:
                 os.stat(name, dir_fd=parent)
             except FileNotFoundError:
                 os.unlink(name, dir_fd=parent)
-                self._sizes.pop(f"{above}{name}", None)
+                self._discount(f"{above}{name}")
 
     def _chunk(self, request: Message, rest: str) -> None:
         size, end = request.file_size, request.offset + len(request.data)
@@ -200,10 +201,13 @@ class Files:
 
     def _account(self, rest: str, size: int) -> None:
         """Count an entry against the limits; one that is there already counts anew."""
-        total = sum(self._sizes.values()) - self._sizes.get(rest, 0) + size
+        total = self._total - self._sizes.get(rest, 0) + size
         if total > MAX_TOTAL or (rest not in self._sizes and len(self._sizes) >= MAX_ENTRIES):
             raise UsageError("too much has been copied into this guest", code="copyfile.size")
-        self._sizes[rest] = size
+        self._sizes[rest], self._total = size, total
+
+    def _discount(self, rest: str) -> None:
+        self._total -= self._sizes.pop(rest, 0)
 
 
 def _target(parent: int, name: str) -> bytes:

@@ -14,7 +14,8 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Final
 
 from sealpod.errors import UsageError
@@ -26,6 +27,7 @@ MAX_BYTES: Final = 16 << 20  # of one volume
 MAX_FILES: Final = 2000
 DIRECTORY_MODE: Final = 0o755
 VERSION_LINK: Final = "..data"
+AT_ONCE: Final = 16
 ATTEMPTS: Final = 5
 """How often a directory that changes under the copy is begun anew."""
 _FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
@@ -54,24 +56,30 @@ class Tree:
                     return
 
     async def _copy(self) -> None:
+        nodes = [(self._source, self._target)]
         links: list[tuple[str, str]] = []
         files: dict[str, os.stat_result] = {}
-        await copy_node(self._agent, self._source, self._target)
         for path, status in _walk(self._source):
             target = self._target + path.removeprefix(self._source)
-            if stat.S_ISLNK(status.st_mode):
-                links.append((path, target))
-            else:
-                await copy_node(self._agent, path, target)
+            (links if stat.S_ISLNK(status.st_mode) else nodes).append((path, target))
             if stat.S_ISREG(status.st_mode):
                 files[target] = status
+        await self._copy_all(nodes)
         # Deeper links lead into directories, the upper ones to those: upper ones are switched last.
-        for path, target in sorted(links, key=lambda link: -link[0].count("/")):
-            await copy_node(self._agent, path, target)
+        for _, level in groupby(sorted(links, key=_depth), key=_depth):
+            await self._copy_all(list(level))
         for target in self._files.keys() - files.keys():
             if not self._is_of_old_version(target):
                 await self._agent.call("CopyFile", _request(target, self._files[target]))
         self._files = files
+
+    async def _copy_all(self, nodes: Sequence[tuple[str, str]]) -> None:
+        """Copy some at once, since each is a call the guest has to answer."""
+        for start in range(0, len(nodes), AT_ONCE):
+            calls = [copy_node(self._agent, *node) for node in nodes[start : start + AT_ONCE]]
+            for result in await asyncio.gather(*calls, return_exceptions=True):
+                if isinstance(result, BaseException):
+                    raise result
 
     def _is_of_old_version(self, target: str) -> bool:
         """Whether the guest has removed the file with the version it belonged to."""
@@ -79,6 +87,10 @@ class Tree:
         with contextlib.suppress(OSError):
             return name.startswith("..") and name != os.readlink(os.path.join(self._source, VERSION_LINK))
         return False
+
+
+def _depth(link: tuple[str, str]) -> int:
+    return -link[0].count("/")
 
 
 async def copy_node(agent: AgentClient, source: str, target: str) -> None:

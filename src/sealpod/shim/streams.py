@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from sealpod.errors import UsageError
 
-READ_SIZE: Final = 32768  # bytes of input per message
+READ_SIZE: Final = 65536  # bytes of input per message, which is what a FIFO holds
 
 
 class Output:
