@@ -89,7 +89,7 @@ def serve_connections(listener: socket.socket, server: Callable[[int], Server], 
 
     while True:
         free.acquire()
-        connection, _ = listener.accept()
+        connection = channel.accept(listener)
         threading.Thread(target=serve, args=(connection,), daemon=True).start()
 
 

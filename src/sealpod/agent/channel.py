@@ -32,6 +32,7 @@ SERIAL_GRACE: Final = 5.0
 VSOCK_MODULE: Final = "vmw_vsock_virtio_transport"
 VSOCK_PORT: Final = 1024
 """Kata's."""
+HOST_CID: Final = socket.VMADDR_CID_HOST
 BACKLOG: Final = 8
 PAUSE: Final = 0.02
 """Seconds between looks, both for the port and for the host; the kernel announces neither to poll(2)."""
@@ -101,6 +102,15 @@ def listen(port: int = VSOCK_PORT) -> socket.socket:
         text = f"this guest cannot be reached over vsock: {exc.strerror}"
         raise UnavailableError(text, code="agent.no-channel") from exc
     return listener
+
+
+def accept(listener: socket.socket) -> socket.socket:
+    """The host's next connection. Who else has found the port, as a container may, is turned away."""
+    while True:
+        connection, address = listener.accept()
+        if listener.family != socket.AF_VSOCK or address[0] == HOST_CID:
+            return connection
+        connection.close()
 
 
 def wait_for_host(descriptor: int) -> None:

@@ -30,8 +30,17 @@ RETRY_SECONDS: Final = 0.1
 
 
 def available() -> bool:
-    """Whether guests of this host can have vsock."""
-    return os.access(DEVICE, os.R_OK | os.W_OK)
+    """Whether guests of this host can have vsock, found out by use.
+
+    The device's node may be there without its module, and a container's seccomp filter may leave the device
+    and deny its sockets.
+    """
+    try:
+        os.close(os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC))
+        _socket().close()
+    except (OSError, OperationError):
+        return False
+    return True
 
 
 def reserve() -> tuple[int, int]:
@@ -60,19 +69,30 @@ def _take(device: int) -> int:
     raise OperationError(f"no free vsock address in {ATTEMPTS} tries", code="launch.vsock")
 
 
-def _failure(error: OSError) -> OperationError:
+def _socket() -> socket.socket:
+    try:
+        return socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+    except OSError as error:
+        raise _failure(error, "have a vsock socket") from error
+
+
+def _failure(error: OSError, what: str = f"take a vsock address on {DEVICE}") -> OperationError:
     return OperationError(
-        f"cannot take a vsock address on {DEVICE}: {error.strerror}",
+        f"cannot {what}: {error.strerror}",
         code="launch.vsock",
         remedy="load the module vhost_vsock, or remove the device to use virtio-serial",
     )
 
 
 async def dial(cid: int, port: int = AGENT_PORT) -> socket.socket:
-    """A connection to the guest's agent. Tries as long as it is let: the guest is still booting."""
+    """A connection to the guest's agent. Tries as long as it is let: the guest is still booting.
+
+    Until the guest's driver is there the kernel gives up each try after two seconds (ETIMEDOUT), after that
+    the guest refuses it (ECONNRESET) until its agent listens.
+    """
     loop = asyncio.get_running_loop()
     while True:
-        connection = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+        connection = _socket()
         with contextlib.ExitStack() as undo:
             undo.callback(connection.close)
             connection.setblocking(False)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finding the virtio port by name or falling back to vsock, and waiting for the host.
 
-Left out: a real vsock device, which this needs a guest for.
+Left out: real vsock sockets (tests/e2e/test_vsock_host.py).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -81,6 +82,20 @@ def test_vsock_without_its_module(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os.path, "isdir", lambda path: False)
     with pytest.raises(NotFoundError, match="no kernel module vmw_vsock_virtio_transport"):
         channel.listen()
+
+
+@pytest.mark.parametrize(("stranger", "turned"), [(1, True), (3, True), (2, False)])
+def test_only_the_host_is_let_in(stranger: int, turned: bool) -> None:
+    """A context id that is not the host's is a process of the guest, or another guest."""
+    peers = [socket.socketpair() for _ in range(2)]
+    waiting = [(peers[0][0], (stranger, 5000)), (peers[1][0], (channel.HOST_CID, 5001))]
+    listener = SimpleNamespace(family=socket.AF_VSOCK, accept=lambda: waiting.pop(0))
+    accepted = channel.accept(listener)  # type: ignore[arg-type]
+    assert (accepted is peers[1][0]) is turned
+    assert (peers[0][0].fileno() == -1) is turned
+    for pair in peers:
+        for one in pair:
+            one.close()
 
 
 def test_many_connections_are_served(tmp_path: Path) -> None:
