@@ -16,7 +16,6 @@ from sealpod.errors import (
     DeadlineError,
     InterruptError,
     LaunchError,
-    NotFoundError,
     OperationError,
     UnavailableError,
     UsageError,
@@ -214,25 +213,6 @@ def test_the_machine_dies_during_a_call(play: Callable[[Scenario], None], method
         names = bench.events.names("one")
         assert names.count("TaskExit") == {"CreateContainer": 0, "SignalProcess": 2}.get(method, 1)
         assert "TaskStart" not in names[names.index("TaskExit") :] if "TaskExit" in names else True
-
-    play(scenario)
-
-
-def test_a_process_that_cannot_be_run_ends_its_streams(play: Callable[[Scenario], None]) -> None:
-    """containerd's client waits for their ends before it deletes the process it could not start."""
-
-    async def scenario(bench: Bench) -> None:
-        await bench.run("one")
-        out = Reader(bench.fifo("out"))
-        await bench.call("Exec", id="one", exec_id="e", stdout=bench.fifo("out"), spec=process_spec("/none"))
-        waiting = asyncio.create_task(bench.call("Wait", id="one", exec_id="e"))
-        bench.guest.failures["ExecProcess"] = NotFoundError("no /none", code="container.command-not-found")
-        with pytest.raises(NotFoundError, match="no /none"):
-            await bench.call("Start", id="one", exec_id="e")
-        assert await out.data() == b""
-        assert (await waiting).exit_status == 255
-        await bench.call("Delete", id="one", exec_id="e")
-        assert bench.events.names() == ["TaskCreate", "TaskStart", "TaskExecAdded"]
 
     play(scenario)
 
