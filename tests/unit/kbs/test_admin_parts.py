@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from sealpod.errors import AccessError, RefusedError, SealpodError, UsageError
 from sealpod.kbs.admin import nouns, schema
 from sealpod.kbs.admin.bodies import TEST_BODY
+from sealpod.kbs.admin.noun import DONE, Noun
 from sealpod.kbs.admin.rules import digest, read_rule, rule_object, version
 from sealpod.kbs.admin.suggestion import MAX_VCPUS, vcpu_range
 from sealpod.kbs.admin.trial import judge
@@ -231,3 +232,23 @@ def test_the_document_names_its_parts() -> None:
         *("Error", "Secret", "Keyset", "Policy", "Resource", "ReportKey", "Connection", "Launch")
     }
     assert "/v1/report-keys/{id}" in document["paths"]
+
+
+@pytest.mark.parametrize("noun", nouns.NOUNS, ids=lambda noun: noun.noun)
+def test_every_kind_is_whole(noun: Noun) -> None:
+    """The command's verbs are those that the database has, and the API's."""
+    verbs = noun.verbs()
+    assert set(noun.help) - {"set", "list", "show"} == set(verbs.ends) <= set(DONE)
+    assert ("set" in noun.help) is (noun.setting is not None)
+    assert noun.api_end in verbs.ends
+    assert noun.reveals is (verbs.reveal is not None) is ("value" in noun.shown["properties"])
+    assert noun.id in noun.shown["properties"]
+    assert set(noun.yes_or_no) <= set(noun.header)
+    assert noun.about
+    assert all(noun.help.values())
+
+
+@pytest.mark.parametrize("noun", [one for one in nouns.NOUNS if one.body is None], ids=lambda one: one.noun)
+def test_what_comes_about_by_itself_is_not_set(noun: Noun) -> None:
+    with pytest.raises(UsageError, match="cannot be set"):
+        noun.sets()

@@ -191,3 +191,14 @@ def test_help_needs_no_database(kbs: Run) -> None:
     done = kbs("policy", "set", "--help")
     assert done.returncode == 0
     assert "--digest" in done.stdout
+
+
+def test_help_imports_neither_database_nor_server() -> None:
+    """Every parser is made for any help, of whichever noun."""
+    program = (
+        "import argparse, sys; from sealpod.cli import kbs;"
+        "kbs.add_arguments(argparse.ArgumentParser());"
+        "print(*sorted({'sqlalchemy', 'grpc', 'starlette', 'cryptography', 'asyncio'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == []
