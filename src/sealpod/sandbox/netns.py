@@ -16,8 +16,8 @@ import asyncio
 import contextlib
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from sealpod.errors import NotFoundError, OperationError
@@ -103,10 +103,11 @@ async def read_network(path: str) -> PodNetwork:
         path,
         interfaces,
         tuple(
-            _route(entry, ipv6=bool(number))
+            route
             for number, table in enumerate(routes)
             for entry in table
             if entry.get("dev") in names and _is_told(entry)
+            for route in _routes(entry, ipv6=bool(number))
         ),
         tuple(
             Neighbour(entry["dev"], entry["dst"], entry["lladdr"])
@@ -145,6 +146,14 @@ def _interfaces(links: Sequence[dict[str, Any]]) -> tuple[Interface, ...]:
 
 def _is_told(route: dict[str, Any]) -> bool:
     return route.get("protocol") != KERNEL and route.get("type", "unicast") == "unicast"
+
+
+def _routes(entry: dict[str, Any], *, ipv6: bool) -> Iterator[Route]:
+    """The route, and before it one to a gateway that no network of the interface holds."""
+    route = _route(entry, ipv6=ipv6)
+    if route.gateway and "onlink" in entry.get("flags", ()):
+        yield replace(route, destination=route.gateway, gateway="", scope=ROUTE_SCOPES["link"])
+    yield route
 
 
 def _route(entry: dict[str, Any], *, ipv6: bool) -> Route:

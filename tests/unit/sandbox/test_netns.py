@@ -97,6 +97,15 @@ def test_what_cni_left_is_what_the_guest_is_told(pod: Pod) -> None:
     assert network.neighbours == (netns.Neighbour("eth0", "10.231.7.9", "02:00:00:00:00:09"),)
 
 
+def test_a_gateway_outside_the_pods_networks_is_told_of(pod: Pod) -> None:
+    pod.ip("route", "add", "10.233.0.0/16", "via", "192.0.2.1", "dev", "eth0", "onlink")
+    routes = [route for route in read(pod).routes if "192.0.2.1" in (route.destination, route.gateway)]
+    assert routes == [
+        netns.Route("eth0", "192.0.2.1", "", "", 253, ipv6=False),
+        netns.Route("eth0", "10.233.0.0/16", "192.0.2.1", "", 0, ipv6=False),
+    ]
+
+
 def test_links_that_are_down_or_loopback_are_left_alone(pod: Pod) -> None:
     pod.ip("link", "set", "lo", "up")
     pod.ip("link", "add", "off0", "type", "veth")
