@@ -23,7 +23,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
-from sealpod.agent import merge, mounts, network, rootfs, spec
+from sealpod.agent import merge, mounts, namefiles, rootfs, spec
 from sealpod.agent.container import Container
 from sealpod.agent.images import Puller
 from sealpod.agent.merge import IMAGE_GUEST_PULL
@@ -131,21 +131,9 @@ class Sandbox:
             self._hostname = hostname
         self.id = request.sandbox_id
         self._namespaces.make(hostname)
-        self._write_files(network.resolv_conf(list(request.dns)))
+        self._files = namefiles.write(self._directory, self._resolv_conf, self._hostname, request.dns)
         for storage in request.storages:
             self.volumes.make(storage)
-
-    def _write_files(self, resolv: str) -> None:
-        os.makedirs(self._directory, mode=0o755, exist_ok=True)
-        _write(self._resolv_conf, resolv)
-        contents = {
-            "resolv.conf": resolv,
-            "hosts": f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {self._hostname}\n",
-            "hostname": f"{self._hostname}\n",
-        }
-        for name, text in contents.items():
-            _write(os.path.join(self._directory, name), text)
-        self._files = tuple((os.path.join(self._directory, name), f"/etc/{name}") for name in contents)
 
     def create(self, request: Message) -> None:
         """Pull the image and create the container (``CreateContainerRequest``)."""
@@ -231,7 +219,8 @@ class Sandbox:
             process = merge.process(request, image.config, rootfs_path)
             bundle = self._bundle(container_id, request, directory)
             document = spec.compose(request.OCI, process, bundle)
-            _write(os.path.join(directory, "config.json"), json.dumps(document))
+            with open(os.path.join(directory, "config.json"), "w", encoding="utf-8") as file:
+                json.dump(document, file)
             container = self._launch(container_id, directory, rootfs_path, document["process"])
             container.message = mounts.termination_log(request.OCI, bundle.volumes)
             container.image = image.directory
@@ -278,8 +267,3 @@ class Sandbox:
             if isinstance(exc, OSError):
                 raise OperationError(f"cannot create the container: {exc.strerror}") from exc
             raise
-
-
-def _write(path: str, text: str) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)
