@@ -139,7 +139,7 @@ class KeyDistributionService:
             return check(self._read(name))
         if self.offline:
             raise UnavailableError(
-                f"{what} is not in the cache, and nothing may be fetched",
+                f"the cache does not have {what}, and nothing may be fetched",
                 code="kds.offline",
                 remedy="run once without --offline, or give a full chain (sealpod sev export --full)",
             )

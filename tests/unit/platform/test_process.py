@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import os
 import select
@@ -24,6 +25,7 @@ from sealpod.platform.model.client import ModelPlatform, start
 from sealpod.platform.model.commands import Command
 from sealpod.platform.model.messages import Response
 from sealpod.platform.model.process import ModelProcess
+from sealpod.platform.model.server import _unusable
 from sealpod.platform.model.server import FLASH
 from sealpod.platform.port import LaunchSpec
 from sealpod.sev.policy import Policy
@@ -116,6 +118,7 @@ def test_the_process_ends_when_its_peer_closes(state_dir: str) -> None:
 PARENT = """
 import os, signal, sys, time
 from sealpod.platform.model.process import ModelProcess
+from sealpod.platform.model.server import _unusable
 from sealpod.platform.model.server import FLASH
 process = ModelProcess(sys.argv[1])
 process.socket.setblocking(True)
@@ -293,6 +296,15 @@ def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
         asyncio.run(open_model(str(tmp_path / "file" / "platform")))
     assert caught.value.status == Status.HWERROR_PLATFORM
     assert "--platform-state" in caught.value.remedy
+
+
+def test_a_directory_this_user_may_not_write_to_is_an_access_error() -> None:
+    refused = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    # Root may write anywhere, so the error is made here.
+    told = _unusable("/var/lib/elsewhere", refused)
+    assert isinstance(told, AccessError)
+    assert told.code == "platform.state-access"
+    assert "Permission denied" in told.message
 
 
 def test_a_state_directory_that_vanishes_is_told(state_dir: str) -> None:

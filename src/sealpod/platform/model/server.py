@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from typing import Final
 
-from sealpod.errors import DecodeError, SealpodError
+from sealpod.errors import AccessError, DecodeError, SealpodError
 from sealpod.platform.model.audit import AuditLog
 from sealpod.platform.model.chip import Chip
 from sealpod.platform.model.commands import Command, command_name, execute, refusal
@@ -97,10 +97,11 @@ def _tell(peer: socket.socket, text: str) -> None:
 
 
 def _unusable(state: str, error: OSError) -> SealpodError:
-    return Status.HWERROR_PLATFORM.error(
-        f"cannot use the platform's state directory {state}: {error.strerror}",
-        remedy="choose a directory this user can write to with --platform-state",
-    )
+    text = f"cannot use the platform's state directory {state}: {error.strerror}"
+    remedy = "choose a directory this user can write to with --platform-state"
+    if isinstance(error, PermissionError):
+        return AccessError(text, code="platform.state-access", remedy=remedy)
+    return Status.HWERROR_PLATFORM.error(text, remedy=remedy)
 
 
 def _serve(peer: socket.socket, firmware: Firmware, store: StateDirectory, audit: AuditLog) -> None:
