@@ -25,8 +25,7 @@ from sealpod.platform.model.client import ModelPlatform, start
 from sealpod.platform.model.commands import Command
 from sealpod.platform.model.messages import Response
 from sealpod.platform.model.process import ModelProcess
-from sealpod.platform.model.server import _unusable
-from sealpod.platform.model.server import FLASH
+from sealpod.platform.model.server import FLASH, _unusable
 from sealpod.platform.port import LaunchSpec
 from sealpod.sev.policy import Policy
 from sealpod.sev.status import Status
