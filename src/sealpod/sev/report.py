@@ -66,8 +66,10 @@ class Report:
             raise _malformed(f"an attestation report has {SIZE} bytes, got {len(data)}")
         mnonce, digest, policy = _BODY.unpack_from(data)
         usage, algorithm, reserved, signature = _TAIL.unpack_from(data, SIGNED_SIZE)
-        if (usage, algorithm, reserved) != (Usage.PEK, Algorithm.ECDSA_SHA256, 0):
+        if (usage, algorithm) != (Usage.PEK, Algorithm.ECDSA_SHA256):
             raise _malformed(f"not signed by a PEK: usage {usage:#06x}, algorithm {algorithm:#06x}")
+        if reserved:
+            raise _malformed("an attestation report's reserved bytes are not zero")
         return cls(mnonce, digest, Policy(policy), signature)
 
     def encode(self) -> bytes:
