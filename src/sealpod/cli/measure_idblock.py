@@ -35,7 +35,7 @@ printed is for QEMU's -object sev-snp-guest; with an author's key add author-key
 """
 
 
-_SEV_DIGEST: Final = re.compile(r"[0-9a-f]{64}|[0-9A-F]{64}", re.ASCII)
+_SEV_DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
