@@ -175,7 +175,8 @@ def _run(argv: list[str]) -> int:
         _drop(1)
         return 1
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        # One that names a file is about that file.
+        if error.errno not in _NO_ROOM or error.filename is not None:
             raise
         _drop(1)
         text = f"cannot write the output: {error.strerror}"
