@@ -62,6 +62,8 @@ def test_it_can_be_paused_entered_and_killed(pods: PodLab, detached: str) -> Non
 
     done = task("exec", "--exec-id", "one", detached, "sh", "-c", "echo out; echo err >&2; exit 9")
     assert (done.returncode, done.stdout, done.stderr) == (9, "out\n", "err\n")
+    done = task("exec", "--exec-id", "none", detached, "/no/such/program")
+    assert (done.returncode, "/no/such/program" in done.stderr) == (1, True)
     assert task("pause", detached).returncode == 0
     assert "PAUSED" in task("ls").stdout
     assert task("resume", detached).returncode == 0

@@ -179,8 +179,12 @@ def test_users_by_name_are_those_of_the_image(pods: PodLab, cri: CriClient, web:
     assert (
         cri.read(named, "sh", "-c", "cat /proc/1/environ | tr '\\0' '\\n' | grep HOME") == "HOME=/home/web\n"
     )
-    root = cri.run(web, pods.image("root"), *SLEEP, name="root")
+    root = cri.run(web, pods.image("root"), *SLEEP, name="root", security={"readonly_rootfs": True})
     assert cri.read(root, "id", "-u") == "0\n"
+    # The volume the image declares is as the image has it, and can be written to.
+    page = cri.read(root, "sh", "-c", "echo more >> /www/index.html; cat /www/index.html")
+    assert page == f"page of {pods.marker}\nmore\n"
+    assert cri.exec(root, "touch", "/file")[0] != 0
     # As kubelet asks for it.
     security = {"run_as_username": "web", "supplemental_groups": [4321]}
     asked = cri.run(web, pods.image("named"), *SLEEP, name="asked", security=security)
@@ -287,20 +291,27 @@ def test_init_and_restarted_containers(pods: PodLab, cri: CriClient, tmp_path: P
 def test_empty_directories_are_the_pods(pods: PodLab, cri: CriClient, web: Pod, tmp_path: Path) -> None:
     directory = tmp_path / "volumes/kubernetes.io~empty-dir/scratch"
     memory = tmp_path / "volumes/kubernetes.io~empty-dir/fast"
-    for path in (directory, memory):
+    part = tmp_path / "pods/1/volume-subpaths/fast/writer/0"
+    for path in (directory, memory, part):
         path.mkdir(parents=True)
-    cnikit.run("mount", "-t", "tmpfs", "tmpfs", str(memory))
+    cnikit.run("mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(memory))
+    (memory / "part").mkdir()
+    cnikit.run("mount", "--bind", str(memory / "part"), str(part))
+    os.chown(directory, -1, 4321)  # as kubelet does it for a pod's fsGroup
     try:
-        mounts = {"/scratch": str(directory), "/fast": str(memory)}
-        script = "echo disk > /scratch/file; echo memory > /fast/file"
+        mounts = {"/scratch": str(directory), "/fast": str(memory), "/part": str(part)}
+        script = "echo disk > /scratch/file; echo memory > /part/file"
         writer = cri.run(web, pods.image("plain"), "sh", "-c", script, name="writer", mounts=mounts)
         assert cri.wait_for_exit(writer).exit_code == 0
+        mounts = {"/scratch": str(directory), "/dev/shm": str(memory)}
         reader = cri.run(web, pods.image("plain"), *SLEEP, name="reader", mounts=mounts)
-        assert cri.read(reader, "cat", "/scratch/file", "/fast/file") == "disk\nmemory\n"
-        shown = cri.read(reader, "grep", " /fast ", "/proc/mounts")
-        assert shown.split()[2] == "tmpfs"
+        assert cri.read(reader, "cat", "/scratch/file", "/dev/shm/part/file") == "disk\nmemory\n"
+        assert cri.read(reader, "stat", "-c", "%g", "/scratch/file") == "4321\n"
+        shown = cri.read(reader, "grep", " /dev/shm ", "/proc/mounts").split()
+        assert (shown[2], "size=8192k" in shown[3].split(",")) == ("tmpfs", True)
     finally:
-        cnikit.run("umount", str(memory))
+        for path in (part, memory):
+            cnikit.run("umount", str(path))
     assert not list(directory.iterdir())
 
 
@@ -350,8 +361,17 @@ def test_a_program_that_is_not_there_is_named(pods: PodLab, cri: CriClient, web:
     assert "/no/such/program" in str(caught.value)
 
 
+def differences(pods: PodLab, reference: str, found: str) -> set[str]:
+    """The parts that ``sealpod measure explain`` names."""
+    words = ("measure", "explain", reference, found, "-o", "json")
+    command = [sys.executable, "-m", "sealpod.cli.main", *words]
+    done = subprocess.run(command, capture_output=True, text=True, env=pods.host.environment, check=False)
+    assert done.returncode in (0, 3), done.stderr
+    return {each["part"] for each in json.loads(done.stdout)["differences"]}
+
+
 @pytest.mark.usefixtures("nothing_left")
-def test_annotations_can_leave_attestation_out(pods: PodLab, cri: CriClient) -> None:
+def test_annotations_can_leave_attestation_out(pods: PodLab, cri: CriClient, tmp_path: Path) -> None:
     prefix = "io.katacontainers.config"
     annotations = {f"{prefix}.pre_attestation.enabled": "false", f"{prefix}.sev.policy": "1"}
     pod = cri.run_pod(CONFIDENTIAL, pods.host.logs, annotations=annotations)
@@ -361,6 +381,13 @@ def test_annotations_can_leave_attestation_out(pods: PodLab, cri: CriClient) -> 
     assert cri.read(container, "cat", "/etc/marker") == f"{pods.marker}\n"
     with pytest.raises(grpc.RpcError):
         cri.run(pod, pods.image("encrypted"), *SLEEP, name="encrypted")
+    # What an owner foretells is what runs; without the annotations, these are what differs.
+    manifest = {"kind": "Pod", "metadata": {"annotations": annotations}, "spec": {"containers": []}}
+    (tmp_path / "pod.yaml").write_text(json.dumps(manifest))
+    foretold = f"files:--kata-config {pods.host.directory}/kata/{CONFIDENTIAL}.toml"
+    running = f"sandbox:{pod.id[:13]}"
+    assert differences(pods, f"{foretold} --pod {tmp_path}/pod.yaml", running) == set()
+    assert differences(pods, foretold, running) == {"command line", "policy"}
     cri.end_pod(pod)
 
 

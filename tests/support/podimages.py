@@ -101,7 +101,7 @@ class PodLab:
 
     def image(self, tag: str) -> str:
         """The name of ``plain``, ``pause``, ``encrypted``, ``nobody`` (its key is not the broker's to give),
-        ``named`` or ``root`` (with users by name)."""
+        ``named`` or ``root`` (with users by name; the latter declares a volume, ``/www``)."""
         return f"{self.registry}/app:{tag}"
 
 
@@ -172,7 +172,7 @@ def _publish(place: Workplace, root: Path, registry: str, marker: str) -> tuple[
     for key_id in (KEY_ID, "nobody"):
         put_image(sink, key_id, [layer], config={**config, "Labels": {"key": key_id}})
     put_image(sink, "named", [layer], config={**config, "User": "web:web"})
-    put_image(sink, "root", [layer], config={**config, "User": "root"})
+    put_image(sink, "root", [layer], config={**config, "User": "root", "Volumes": {"/www": {}}})
     put_image(sink, "sleep", [busybox_layer("sleeps")], config={"Cmd": ["/bin/sleep", "1000000"]})
     put_image(sink, "pause", [make_tar([member("pause", content=b"never run\n", mode=0o755)])])
     http = ("--insecure-registry", registry)
