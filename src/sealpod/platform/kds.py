@@ -135,8 +135,12 @@ class KeyDistributionService:
         what: str,
     ) -> _T:
         # A damaged cache entry is as good as none: it is fetched again and replaced.
-        with contextlib.suppress(OSError, DecodeError, VerificationError):
+        try:
             return check(self._read(name))
+        except OSError:
+            pass
+        except (DecodeError, VerificationError) as error:
+            self.progress(f"{what} in the cache ({self.cache}) is not taken: {error.message}")
         if self.offline:
             raise UnavailableError(
                 f"the cache does not have {what}, and nothing may be fetched",

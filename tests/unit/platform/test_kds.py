@@ -197,6 +197,7 @@ def test_what_the_cache_has_is_checked(
     service.answers[CEK_PATH] = [Answer(body=chip.signed.encode())]
     offline = service.client(tmp_path, offline=True)
     assert code_of(lambda: offline.signed_cek(IDENTIFIER, chip.exported), UnavailableError) == "kds.offline"
+    assert f"in the cache ({tmp_path}) is not taken" in service.said[0]
     assert service.client(tmp_path).signed_cek(IDENTIFIER, chip.exported) == chip.signed
     assert path.read_bytes() == chip.signed.encode()
 
