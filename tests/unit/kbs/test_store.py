@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import socket
 import sqlite3
+import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -166,6 +167,19 @@ class TestUrl:
         assert "nothing listens there" in caught.value.message
         assert "hunter2" not in caught.value.one_line() + repr(caught.value.__context__)
 
+    def test_a_password_beyond_latin_1(self) -> None:
+        """The driver is given it in UTF-8; it would refuse the text before it connects."""
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            with pytest.raises(UnavailableError):
+                open_engine(f"mysql://u:пароль€@127.0.0.1:{taken.getsockname()[1]}/d")
+
+    def test_a_certificate_that_is_not_trusted(self) -> None:
+        original = pymysql.err.OperationalError(2003, "to 'hunter2'")
+        original.original_exception = ssl.SSLCertVerificationError()  # type: ignore[attr-defined]
+        with pytest.raises(UnavailableError, match="2003: its certificate is not trusted"), translated():
+            raise OperationalError("SELECT 1", {}, original)
+
     def test_the_pool_is_constant(self, path: Path) -> None:
         made = connect_engine(f"sqlite:///{path}", pool_size=2)
         held = [made.connect() for _ in range(2)]
@@ -196,6 +210,7 @@ class TestFailures:
             (1290, UnavailableError, "store.unavailable"),
             (1114, UnavailableError, "store.full"),
             (1045, AccessError, "store.access"),
+            (3118, AccessError, "store.access"),
             (1049, NotFoundError, "store.database"),
         ],
     )

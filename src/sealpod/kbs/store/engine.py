@@ -160,6 +160,9 @@ def _connect_arguments(url: URL) -> dict[str, Any]:
             "read_timeout": STATEMENT_TIMEOUT,
             "write_timeout": STATEMENT_TIMEOUT,
         }
+        if url.password:
+            # PyMySQL would make it Latin-1, and the server was told it in UTF-8.
+            arguments["password"] = url.password.encode()
     elif url.drivername == "postgresql+psycopg":
         arguments = {"connect_timeout": CONNECT_TIMEOUT, "tcp_user_timeout": STATEMENT_TIMEOUT * 1000}
     # What the URL says itself goes before.

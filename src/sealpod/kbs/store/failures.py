@@ -8,6 +8,7 @@ class and words of our own are told.
 from __future__ import annotations
 
 import sqlite3
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -33,7 +34,10 @@ _WORDS: Final[dict[int | str, str]] = {
     "57P03": "the server is starting",
 }
 _FULL: Final[frozenset[int | str]] = frozenset({1021, 1114, "53100"})
-_ACCESS: Final[frozenset[int | str]] = frozenset({1044, 1045, 1142, 1698, "28000", "28P01", "42501"})
+# MySQL's further ones: a password that has expired, an account that is locked or must have TLS.
+_ACCESS: Final[frozenset[int | str]] = frozenset(
+    {1044, 1045, 1142, 1143, 1227, 1698, 1820, 1862, 3118, 3159, "28000", "28P01", "42501"}
+)
 _NO_DATABASE: Final[frozenset[int | str]] = frozenset({1049, "3D000"})
 _READ_ONLY: Final[frozenset[int | str]] = frozenset({1290, 1792, 1836, "25006"})
 # libpq tells a failed connection in text only; these are its and the server's fixed words.
@@ -72,7 +76,7 @@ def _translate(error: SQLAlchemyError) -> SealpodError:
     if isinstance(original, sqlite3.Error):
         return _of_sqlite(original)
     number = _number(original)
-    cause = f"{type(error if original is None else original).__name__}{_suffix(number)}"
+    cause = f"{type(error if original is None else original).__name__}{_suffix(number, original)}"
     if number in _FULL:
         return _full(cause)
     if number in _ACCESS:
@@ -130,7 +134,10 @@ def _number(original: BaseException | None) -> int | str | None:
     return None
 
 
-def _suffix(number: int | str | None) -> str:
+def _suffix(number: int | str | None, original: BaseException | None) -> str:
+    # PyMySQL keeps what the system said about a connection that was not made.
+    if isinstance(getattr(original, "original_exception", None), ssl.SSLCertVerificationError):
+        return f" {number}: its certificate is not trusted"
     if number is None:
         return ""
     return f" {number}: {_WORDS[number]}" if number in _WORDS else f" {number}"
