@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 MAX_FIRMWARE_SIZE: Final = 256 << 20
 """Bytes that are read of a firmware image; OVMF's have 2 to 16 MiB."""
+MAX_BOOT_FILE_SIZE: Final = 4 << 30
+"""Bytes that are hashed of a kernel or initrd: all that QEMU can place below 4 GiB. A device has no end."""
 MAX_RECORD_SIZE: Final = 16 << 20
 """Bytes that are read of a record (its reader's limit); longer ones are refused where they are parsed."""
 STDIN: Final = "-"
@@ -184,8 +186,14 @@ def _hash(what: str, path: str | None, given: str | None) -> bytes:
         return _given(what, given)
     if not path:
         return hashlib.sha256().digest()
+    digest, taken = hashlib.sha256(), 0
     with _open(path) as file:
-        return hashlib.file_digest(file, "sha256").digest()
+        while piece := file.read(_PIECE):
+            taken += len(piece)
+            if taken > MAX_BOOT_FILE_SIZE:
+                raise OperationError(f"{path} has more than {MAX_BOOT_FILE_SIZE} bytes", code="file.large")
+            digest.update(piece)
+    return digest.digest()
 
 
 def _given(what: str, text: str) -> bytes:

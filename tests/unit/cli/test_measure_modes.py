@@ -17,6 +17,7 @@ import pytest
 from ovmfkit import FULL, build_image
 
 from sealpod.cli import main as cli
+from sealpod.cli import measure_input
 from sealpod.errors import DecodeError, OperationError, SealpodError, UsageError
 from sealpod.measure.firmware import Firmware
 from sealpod.measure.hashes import HashesTable
@@ -321,6 +322,15 @@ def test_a_firmware_is_read_up_to_a_limit(here: Path) -> None:
     with pytest.raises(DecodeError) as caught:
         run("sev")
     assert caught.value.code == "ovmf.size"
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("option", ["--kernel", "--initrd"])
+def test_a_device_has_no_end(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure_input, "MAX_BOOT_FILE_SIZE", 1 << 20)
+    with pytest.raises(OperationError) as caught:
+        run("sev", option, "/dev/zero")
+    assert caught.value.code == "file.large"
 
 
 @pytest.mark.usefixtures("here")
