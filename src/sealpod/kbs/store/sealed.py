@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import Engine, Table, bindparam, select, update
+from sqlalchemy import BindParameter, Engine, LargeBinary, Table, bindparam, cast, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from sealpod.errors import OperationError, SealpodError, UsageError, VerificationError
@@ -175,9 +175,10 @@ def _swap(engine: Engine, one: SealedColumn, swaps: list[tuple[Any, str, str]], 
     walked.overtaken += len(counts) - sum(counts)
 
 
-def exactly(column: ColumnElement[Any], value: object, dialect: str) -> ColumnElement[bool]:
+def exactly(column: ColumnElement[Any], value: BindParameter[Any], dialect: str) -> ColumnElement[bool]:
     """``column`` holds these very characters; MySQL's ``=`` may overlook case and spaces at the end."""
-    return column.op("= BINARY")(value) if dialect in ("mysql", "mariadb") else column == value
+    # A cast rather than the operator BINARY, which MySQL means to drop.
+    return column == (cast(value, LargeBinary()) if dialect in ("mysql", "mariadb") else value)
 
 
 def _pages(engine: Engine, one: SealedColumn) -> Iterator[list[tuple[Any, str, str]]]:
