@@ -25,13 +25,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import create_engine
+from sqlalchemy import Engine, create_engine
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 USER = "kbsuser"
-PASSWORD = "p@ss/w:rd%41 'x\"?#"
-"""With everything a URL or a shell could take for something else."""
+PASSWORD = "p@ss/w:rd%41 'x\"?#é€"
+"""With everything a URL or a shell could take for something else, and letters that are not ASCII."""
 START = 60.0
 """Seconds a server has to answer after its start."""
 OUR_TABLES = ("sealpod_launches", "sealpod_connections", "sealpod_audit", "sealpod_audit_head")
@@ -177,7 +177,7 @@ class Server:
 
 
 class MariaDb(Server):
-    """mariadbd, or mysqld of MySQL."""
+    """mariadbd; :mod:`mysqlserver` has MySQL's own."""
 
     def __init__(self) -> None:
         server = shutil.which("mariadbd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
@@ -385,7 +385,7 @@ class TestDatabase:
         connection.close()
 
     def query(self, statement: str) -> list[tuple[Any, ...]]:
-        engine = create_engine(self.url)
+        engine = _engine(self.url)
         try:
             with engine.connect() as connection:
                 return [tuple(row) for row in connection.exec_driver_sql(statement.replace("%", "%%"))]
@@ -403,7 +403,7 @@ class TestDatabase:
 
     def empty(self) -> None:
         """Delete all rows, whatever tables there are."""
-        engine = create_engine(self.url)
+        engine = _engine(self.url)
         try:
             with engine.begin() as connection:
                 there = _tables(connection)
@@ -414,6 +414,12 @@ class TestDatabase:
                     connection.exec_driver_sql(f"UPDATE sealpod_audit_head SET seq=0, hash='{'0' * 64}'")
         finally:
             engine.dispose()
+
+
+def _engine(url: URL) -> Engine:
+    mysql = url.get_backend_name() == "mysql"
+    # A password in text becomes Latin-1 in PyMySQL.
+    return create_engine(url, connect_args={"password": str(url.password).encode()} if mysql else {})
 
 
 def _tables(connection: Any) -> set[str]:

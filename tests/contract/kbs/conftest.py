@@ -30,6 +30,7 @@ from databases import (
     server_database,
     sqlite_database,
 )
+from mysqlserver import MySql
 
 from sealpod.kbs.server import RunningBroker, ServerConfig, serve
 from sealpod.kbs.store.keks import KekSources
@@ -299,6 +300,11 @@ def postgresql() -> Iterator[Server]:
     yield from _server(PostgreSql)
 
 
+@pytest.fixture(scope="session")
+def mysql() -> Iterator[Server]:
+    yield from _server(MySql)
+
+
 def _server(make: Callable[[], Server]) -> Iterator[Server]:
     try:
         server = make()
@@ -308,9 +314,9 @@ def _server(make: Callable[[], Server]) -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture(scope="module", params=["sqlite", "mariadb", "postgresql"])
+@pytest.fixture(scope="module", params=["sqlite", "mariadb", "postgresql", "mysql"])
 def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TestDatabase:
-    """An empty database of each kind in turn: everything that asks for one holds on all three."""
+    """An empty database of each kind in turn: everything that asks for one holds on all of them."""
     directory = tmp_path_factory.mktemp("kbs")
     if request.param == "sqlite":
         return sqlite_database(directory)

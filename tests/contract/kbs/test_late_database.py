@@ -19,7 +19,7 @@ from sealpod.kbs.store.secrets import set_secret
 from sealpod.secret import SecretBytes
 
 
-@pytest.fixture(params=["mariadb", "postgresql"])
+@pytest.fixture(params=["mariadb", "postgresql", "mysql"])
 def server(request: pytest.FixtureRequest) -> Server:
     found: Server = request.getfixturevalue(request.param)
     return found

@@ -133,7 +133,8 @@ SQLITE = (
         "resource_path varchar(1024) DEFAULT NULL, polid int(11) DEFAULT NULL, UNIQUE(resource_id))"
     ),
 )
-SCRIPTS = {"mariadb": MARIADB, "postgresql": POSTGRESQL, "sqlite": SQLITE}
+MYSQLS = ("mariadb", "mysql")
+SCRIPTS = {"mariadb": MARIADB, "mysql": MARIADB, "postgresql": POSTGRESQL, "sqlite": SQLITE}
 DATA = (
     f"INSERT INTO secrets VALUES (10,'key_id1','{KEY_B64}',NULL)",
     f"INSERT INTO secrets VALUES (11,'default/key/two','{KEY_B64}',10)",
@@ -183,7 +184,7 @@ def opened(database: TestDatabase, **options: Any) -> Database:
 
 def picture(database: TestDatabase, *, rows: bool = True) -> Any:
     """Everything about simple-kbs' tables: how they were made, counters, and all rows."""
-    if database.kind == "mariadb":
+    if database.kind in MYSQLS:
         made: Any = [database.query(f"SHOW CREATE TABLE {name}")[0][1] for name in UPSTREAM_TABLES]
     elif database.kind == "sqlite":
         made = database.query(
@@ -240,8 +241,8 @@ def test_a_new_database_has_simple_kbs_columns(upstream: TestDatabase) -> None:
                 name: [row[1] for row in upstream.query(f"PRAGMA table_info({name})")]
                 for name in UPSTREAM_TABLES
             }
-        schema_of = "database()" if upstream.kind == "mariadb" else "'public'"
-        kind = "column_type" if upstream.kind == "mariadb" else "udt_name"
+        schema_of = "database()" if upstream.kind in MYSQLS else "'public'"
+        kind = "column_type" if upstream.kind in MYSQLS else "udt_name"
         names = ",".join(f"'{name}'" for name in UPSTREAM_TABLES)
         return upstream.query(
             f"SELECT table_name, column_name, ordinal_position, is_nullable, {kind}, "
@@ -293,7 +294,7 @@ def test_ids_of_an_adopted_database_are_exactly_themselves(upstream: TestDatabas
             assert store.find_secret(name) is None
             with pytest.raises(NotFoundError):
                 secrets.delete_secret(db, name)
-        if upstream.kind == "mariadb":
+        if upstream.kind in MYSQLS:
             with pytest.raises(ConflictError) as caught:
                 secrets.set_secret(db, "KEY_ID1", SecretBytes(b"k"), policy=None)
             assert caught.value.code == "store.same-id"
