@@ -329,7 +329,9 @@ def test_too_much_memory_is_told_as_such(pods: PodLab, cri: CriClient, web: Pod)
 
 def test_limits_hold_and_can_be_changed(pods: PodLab, cri: CriClient, web: Pod) -> None:
     limits = {"memory_limit_in_bytes": 64 * MIB, "cpu_period": 100000, "cpu_quota": 50000}
-    container = cri.run(web, pods.image("plain"), *SLEEP, name="limits", limits=limits)
+    group = {"unified": {"memory.oom.group": "1"}}
+    container = cri.run(web, pods.image("plain"), *SLEEP, name="limits", limits={**limits, **group})
+    assert cri.read(container, "cat", "/sys/fs/cgroup/memory.oom.group") == "1\n"
     files = [f"/sys/fs/cgroup/{name}" for name in ("memory.max", "cpu.max")]
     assert cri.read(container, "cat", *files) == f"{64 * MIB}\n50000 100000\n"
     cri.update(container, memory_limit_in_bytes=96 * MIB, cpu_period=100000, cpu_quota=20000)

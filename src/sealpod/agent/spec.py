@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple
 
 from sealpod.agent import limits, mounts
 from sealpod.errors import UsageError
+from sealpod.wire.agentapi import OOM_GROUP
 from sealpod.wire.message import Message
 
 OCI_VERSION: Final = "1.0.2"
@@ -118,6 +119,7 @@ def compose(request: Message, process: Process, bundle: Bundle) -> dict[str, Any
             "resources": {
                 "devices": [{"allow": False, "access": "rwm"}],
                 **limits.resources(linux.Resources),
+                **_unified(request.Annotations),
             },
             "maskedPaths": list(linux.MaskedPaths) if whole else _union(MASKED, linux.MaskedPaths),
             "readonlyPaths": list(linux.ReadonlyPaths) if whole else _union(READ_ONLY, linux.ReadonlyPaths),
@@ -189,6 +191,11 @@ def _capabilities(asked: Message, uid: int) -> dict[str, list[str]]:
     bounding = list(CAPABILITIES)
     effective = bounding if uid == 0 else []
     return {"bounding": bounding, "effective": effective, "permitted": effective}
+
+
+def _unified(annotations: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Files of the container's control group, written as they are."""
+    return {"unified": {"memory.oom.group": "1"}} if annotations.get(OOM_GROUP) == "true" else {}
 
 
 def _known(names: Sequence[str]) -> list[str]:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from sealpod.shim.usernames import NO_NAMES, Names, is_named, user_of
+from sealpod.wire.agentapi import OOM_GROUP
 from sealpod.wire.pb import agent_pb2, oci_pb2
 
 IMAGE_NAMES: Final = ("io.kubernetes.cri.image-name", "io.kubernetes.cri-o.ImageName")
@@ -60,6 +61,9 @@ def create_request(
             ReadonlyPaths=linux.get("readonlyPaths") or [],
         ),
     )
+    unified = (linux.get("resources") or {}).get("unified") or {}
+    if unified.get("memory.oom.group") == "1":  # kubelet's way since 1.28
+        spec.Annotations[OOM_GROUP] = "true"
     if linux.get("seccomp"):
         spec.Linux.Seccomp.CopyFrom(_seccomp(linux["seccomp"]))
     return agent_pb2.CreateContainerRequest(

@@ -19,6 +19,8 @@ SERVING: Final = 1
 """HealthCheckResponse.ServingStatus."""
 TERMINATION_LOG: Final = "io.sealpod.termination-log"
 """Annotation of a container: the destination of the mount whose file ``ReadTerminationMessage`` reads."""
+OOM_GROUP: Final = "io.sealpod.oom-group"
+"""Annotation of a container, ``"true"``: too much memory is the end of all of it and not of one process."""
 MESSAGE_SIZE: Final = 4096
 """Bytes of such a file that count, from its end: Kubernetes' limit."""
 

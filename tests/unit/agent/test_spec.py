@@ -12,7 +12,7 @@ import pytest
 from sealpod.agent import limits, spec
 from sealpod.agent.spec import Bundle, Process, compose
 from sealpod.errors import UsageError
-from sealpod.wire.agentapi import MESSAGES
+from sealpod.wire.agentapi import MESSAGES, OOM_GROUP
 from sealpod.wire.pb import oci_pb2
 
 SETS = ("bounding", "effective", "permitted")
@@ -68,6 +68,14 @@ def test_limits_that_were_given() -> None:
     assert resources["memory"] == {"limit": 1 << 28}
     assert resources["cpu"] == {"quota": 50000, "period": 100000}
     assert resources["pids"] == {"limit": 100}
+    assert "unified" not in resources
+
+
+def test_too_much_memory_may_be_everybodys_end() -> None:
+    def change(request: Any) -> None:
+        request.Annotations[OOM_GROUP] = "true"
+
+    assert composed(change)["linux"]["resources"]["unified"] == {"memory.oom.group": "1"}
 
 
 def test_capabilities_are_those_asked_for_as_far_as_they_are_known() -> None:

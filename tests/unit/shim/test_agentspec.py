@@ -13,6 +13,7 @@ import pytest
 from sealpod.errors import UsageError
 from sealpod.shim import agentspec, devices, imagename, metrics
 from sealpod.shim.context import ShimContext
+from sealpod.wire.agentapi import OOM_GROUP
 from sealpod.wire.pb import agent_pb2
 from sealpod.wire.taskapi import MESSAGES
 
@@ -83,6 +84,13 @@ def test_a_specification_for_the_guest() -> None:
     rule = spec.Linux.Seccomp.Syscalls[0]
     assert (rule.HasField("errnoret"), rule.errnoret, rule.Args[0].Value) == (True, 0, 8)
     assert not request.sandbox_pidns
+
+
+def test_who_is_killed_for_too_much_memory() -> None:
+    for value, expected in (("1", "true"), ("0", "")):
+        config = {"linux": {"resources": {"unified": {"memory.oom.group": value, "memory.high": "1"}}}}
+        request = agentspec.create_request("one", config, "i")
+        assert request.OCI.Annotations.get(OOM_GROUP, "") == expected
 
 
 def test_a_shared_pid_namespace() -> None:
