@@ -21,6 +21,7 @@ the image or behind the key broker.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -47,6 +48,9 @@ _OWN: Final = ("/proc", "/sys", "/dev")
 _IMAGES: Final = re.compile(r"/containers/[^/]+/volumes/[0-9a-f]{64}$")
 """Where containerd makes a directory for a ``VOLUME`` of the image, which it would fill from its snapshot."""
 _KEPT_OPTIONS: Final = ("ro", "rw", "nosuid", "nodev", "noexec", "bind", "rbind")
+
+
+_logger = logging.getLogger(__name__)
 
 
 class Volumes:
@@ -87,6 +91,10 @@ class Volumes:
                 if volume is not None and volume.plugin not in kubeletvolume.COPIED and "ro" not in options:
                     raise _persistent(volume, destination)
                 place = await self._bring(container_id, source, destination)
+                if volume is None and "ro" not in options and os.path.isdir(source):
+                    _logger.warning(
+                        "what is written to %s stays in the guest, not in %s", destination, source
+                    )
             if not place:
                 continue
             kept = [one for one in options if one in _KEPT_OPTIONS]
