@@ -233,6 +233,8 @@ class Sandbox:
         rootfs_path = os.path.join(directory, "rootfs")
         shm = os.path.join(self._directory, "shm")
         asked = mounts.volumes(request.OCI, shm)
+        sources = Sources(self.volumes, rootfs_path)
+        sources.check(asked)
         shared = {kind: path for kind, path in self._namespaces.paths.items() if kind != PID}
         if request.sandbox_pidns:
             shared[PID] = self._shared_pids()
@@ -241,7 +243,7 @@ class Sandbox:
             rootfs_path,
             self._hostname,
             self._files,
-            mounts.stage(asked, directory, Sources(self.volumes, rootfs_path).open),
+            mounts.stage(asked, directory, sources.open),
             shared,
             shm if self.volumes.has(shm) else "",
         )

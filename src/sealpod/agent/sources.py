@@ -10,11 +10,13 @@ contents and the owner the image gives it.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Final
 
 from sealpod.agent import confined
 from sealpod.agent.storage import Volumes
 from sealpod.errors import DecodeError, UsageError
+from sealpod.wire.message import Message
 
 MODE: Final = 0o755
 """Of a directory the image declares as a volume and does not have."""
@@ -27,9 +29,19 @@ class Sources:
         self._volumes = volumes
         self._rootfs = rootfs
 
+    def check(self, mounts: Iterable[Message]) -> None:
+        """Raises :class:`UsageError` (``container.spec``) where the image would be shown in another place."""
+        for mount in mounts:
+            if self._is_in_image(mount.source) and mount.source != self._rootfs + mount.destination:
+                text = f"a directory of the image cannot be shown at {mount.destination[:140]!r}"
+                raise UsageError(text, code="container.spec")
+
+    def _is_in_image(self, path: str) -> bool:
+        return path.startswith(f"{self._rootfs}/")
+
     def open(self, path: str) -> int:
         """A descriptor of what is at ``path``. Raises :class:`UsageError` (``sandbox.path``)."""
-        if path.startswith(f"{self._rootfs}/"):
+        if self._is_in_image(path):
             return self._in_image(path)
         roots = self._volumes.roots
         try:

@@ -373,6 +373,11 @@ def test_an_images_volume_is_its_own_directory_and_writable(pod: Guest) -> None:
     pod.created.append("image-volume")
     pod.start("image-volume")
     assert (pod.output("image-volume"), pod.wait("image-volume")) == (b"top\n", 0)
+    # It is nowhere else, and no other container's.
+    for source in ("/etc", "/etc/../bin"):
+        odd = pod.create_request("odd", ["/bin/sleep", "0"])
+        odd.OCI.Mounts.add(destination="/bin", source=f"{pod.root}/odd/rootfs{source}", type="bind")
+        assert pod.client.refused("CreateContainer", odd).message.endswith("[container.spec]")
     other = pod.create_request("other-image", ["/bin/sleep", "0"])
     other.OCI.Mounts.add(destination="/x", source=str(pod.root / "image-volume/rootfs/etc"), type="bind")
     assert pod.client.refused("CreateContainer", other).message.endswith("[sandbox.path]")
