@@ -52,8 +52,8 @@ class Peer:
         self.client.connection.shutdown(socket.SHUT_WR)
         self.thread.join(TIMEOUT)
         assert not self.thread.is_alive()
-        self.client.connection.close()
         self.theirs.close()
+        self.client.close()  # once its reader has seen the end
 
 
 class Methods:
