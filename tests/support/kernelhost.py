@@ -24,6 +24,7 @@ from typing import Any, Final
 from sealpod.guestimage import cpio, debian, kernel, recipe
 from sealpod.guestimage.busybox import read_busybox
 from sealpod.guestimage.cache import cache_directory
+from sealpod.qemu.arguments import EMULATED_CPU
 
 RESULT: Final = "RESULT "
 SCRIPT: Final = "script.py"
@@ -88,7 +89,7 @@ def _emulate(image: str, initrd: str, memory: int, cpus: int, seconds: float) ->
     done = subprocess.run(
         [
             "qemu-system-x86_64",
-            *("-machine", "q35,accel=tcg", "-cpu", "max,la57=off", "-m", str(memory), "-smp", str(cpus)),
+            *("-machine", "q35,accel=tcg", "-cpu", EMULATED_CPU, "-m", str(memory), "-smp", str(cpus)),
             *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"),
             *("-kernel", image, "-initrd", initrd),
             *("-append", "console=ttyS0 quiet panic=-1 tsc=reliable no_timer_check"),
