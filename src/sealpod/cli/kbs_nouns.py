@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping
+from functools import partial
 from typing import Final
 
 from sealpod.cli.kbs_admin_suggest import add_suggest
@@ -93,8 +94,8 @@ def _show(args: argparse.Namespace) -> int:
             from sealpod.kbs.admin.audit import command_log
 
             log, caller = command_log(db)
-            with log.recorded("AdminReveal", caller, f"{noun.noun}:{key}"):
-                shown["value"] = verbs.reveal(db, key).reveal().decode()
+            reveal = partial(verbs.reveal, db, key)
+            shown["value"] = log.revealing(caller, f"{noun.noun}:{key}", reveal).reveal().decode()
     print_object(args, shown)
     return 0
 

@@ -14,11 +14,14 @@ from urllib.parse import quote
 import pytest
 from brokerkit import DIGEST, GUID, Answer, bundle, channel, measured, private, request
 
-from sealpod.errors import SealpodError
+from sealpod.errors import SealpodError, UnavailableError
 from sealpod.kbs.admin import schema
-from sealpod.kbs.core.audit import Decision, Entry
+from sealpod.kbs.admin.audit import command_log
+from sealpod.kbs.core.audit import MAX_LABEL, Decision, Entry
 from sealpod.kbs.server import RunningBroker, ServerConfig, serve
 from sealpod.kbs.server.config import AdminConfig
+from sealpod.kbs.store.auditlog import verify_log
+from sealpod.kbs.store.database import open_database
 from sealpod.wire.pb import keybroker_pb2 as pb
 
 TOKEN = "0123456789abcdef" * 3
@@ -151,9 +154,50 @@ def test_nothing_is_shown_that_cannot_be_recorded(
     refused = api("GET", "/v1/secrets/k?reveal=true")
     assert refused.status == 500
     assert KEY_B64 not in refused.body.decode()
-    assert api("PUT", "/v1/secrets/new", {"value": KEY_B64}).status == 500
+
+
+def test_nothing_is_done_that_cannot_be_recorded(
+    api: Api, records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise UnavailableError("no space", code="store.full")
+
+    api("PUT", "/v1/secrets/k", {"value": KEY_B64})
+    recorded = len(records.decisions)
+    monkeypatch.setattr("sealpod.kbs.store.audit._append", full)
+    monkeypatch.setattr(records, "record", lambda *_: None)
+    for method, name in (("PUT", "new"), ("DELETE", "k"), ("GET", "k?reveal=true")):
+        body = {"value": KEY_B64} if method == "PUT" else None
+        assert api(method, f"/v1/secrets/{name}", body).code == "store.full"
     monkeypatch.undo()
-    assert api("GET", "/v1/secrets/new").status == 404
+    assert [one["id"] for one in api("GET", "/v1/secrets").json["secrets"]] == ["k"]
+    assert len(records.decisions) == recorded
+
+
+def test_each_call_of_an_owner_has_one_record(api: Api, records: Records, tmp_path: Path) -> None:
+    long = "x" * 500
+    calls = [
+        ("PUT", "secrets/k", {"value": KEY_B64}, "granted"),
+        ("PUT", "keysets/K", {"secrets": ["k"]}, "granted"),
+        ("DELETE", "secrets/k", None, "refused"),
+        ("PUT", "secrets/k", {"value": "AA", "policy": None}, "refused"),
+        ("PUT", "secrets/k", {"value": KEY_B64, "policy": "nobody's"}, "refused"),
+        ("GET", "secrets/k?reveal=true", None, "granted"),
+        ("GET", "secrets/none?reveal=true", None, "refused"),
+        ("DELETE", f"secrets/{long}", None, "refused"),
+        ("DELETE", "keysets/K", None, "granted"),
+        ("DELETE", "secrets/k", None, "granted"),
+    ]
+    for method, path, body, _ in calls:
+        api(method, f"/v1/{path}", body)
+    assert [one.outcome for one in records.decisions] == [outcome for *_, outcome in calls]
+    assert max(len(name) for one in records.decisions for name in one.secrets) == MAX_LABEL
+    with open_database(f"sqlite:///{tmp_path / 'kbs.db'}") as db:
+        assert verify_log(db.engine).number == len(calls)
+        log, caller = command_log(db)
+        with log.changing("AdminDelete", caller, "secret:k"):
+            pass  # No verb does nothing at all; if one did, it would be recorded all the same.
+        assert verify_log(db.engine).number == len(calls) + 1
 
 
 # --- who ------------------------------------------------------------------------------------------------

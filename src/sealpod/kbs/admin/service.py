@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from base64 import b64decode
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sealpod.kbs.admin import objects, rules
 from sealpod.kbs.admin.noun import Object
@@ -18,7 +18,7 @@ from sealpod.kbs.core.limits import Limits
 from sealpod.kbs.core.policy import ALLOW_ALL, Rule
 from sealpod.kbs.core.ports import ResourceFiles
 from sealpod.kbs.store.broker import SqlBrokerStore
-from sealpod.kbs.store.database import Database
+from sealpod.kbs.store.database import Database, Transaction
 from sealpod.kbs.store.policies import list_policies
 
 
@@ -43,21 +43,20 @@ class Admin:
             shown["value"] = verbs.reveal(self.db, key).reveal().decode()
         return shown
 
-    def set(self, name: str, key: str, body: Object) -> Object:
-        """Make or replace one, and give it as it is shown.
+    def set(self, name: str, key: str, body: Object, *, within: Transaction | None = None) -> None:
+        """Make or replace one.
 
         :raise UsageError: it cannot be like that. :raise NotFoundError: what it refers to is not there.
         """
-        BY_NAME[name].sets().write(self.db, key, body)
-        return self.show(name, key)
+        BY_NAME[name].sets().write(replace(self.db, transaction=within), key, body)
 
-    def delete(self, name: str, key: str) -> None:
+    def delete(self, name: str, key: str, *, within: Transaction | None = None) -> None:
         """Delete one, or withdraw what leaves a record.
 
         :raise NotFoundError: there is none. :raise ConflictError: something refers to it.
         """
         noun = BY_NAME[name]
-        noun.verbs().ends[noun.api_end](self.db, key)
+        noun.verbs().ends[noun.api_end](replace(self.db, transaction=within), key)
 
     def test(self, body: Object) -> Object:
         """``policy test``."""

@@ -8,7 +8,8 @@ finds it gone, and a replica that is killed leaves either the whole decision or 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -99,6 +100,22 @@ class Ledger:
             self._recount()
             raise
 
+    @contextmanager
+    def changing(self, record: str, placed: Callable[[Entry], None]) -> Iterator[Connection]:
+        """A transaction for the block's change, which ends with its record; ``placed`` gets the entry."""
+        with self._locked() as (connection, head):
+            yield connection
+            entries = _append(connection, head, [record])
+        placed(entries[0])
+
+    @contextmanager
+    def _locked(self) -> Iterator[tuple[Connection, Entry]]:
+        with writing(self._engine) as connection:
+            if connection.dialect.name == "sqlite":
+                # SQLite has no row locks; this takes the file's, and waits for it, before anything is read.
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            yield connection, _lock_head(connection)
+
     def _recount(self) -> None:
         for census in (self._launches, self._connections):
             census.forget()
@@ -107,11 +124,7 @@ class Ledger:
         self._committing = False
         refused: list[tuple[Ticket, SealpodError]] = []
         accepted: list[Ticket] = []
-        with writing(self._engine) as connection:
-            if connection.dialect.name == "sqlite":
-                # SQLite has no row locks; this takes the file's, and waits for it, before anything is read.
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-            head = _lock_head(connection)
+        with self._locked() as (connection, head):
             self._make_room(connection, batch)
             for ticket in batch:
                 try:
@@ -121,8 +134,7 @@ class Ledger:
                 else:
                     accepted.append(ticket)
             self._insert(connection, accepted)
-            entries = list(chain((one.record for one in accepted), number=head.number, previous=head.hash))
-            _append(connection, entries)
+            entries = _append(connection, head, [one.record for one in accepted])
             self._committing = True
         # Nothing is told before the commit: until then it may not have happened.
         for ticket, entry in zip(accepted, entries, strict=True):
@@ -175,12 +187,13 @@ def _lock_head(connection: Connection) -> Entry:
     return Entry(int(row.seq), row.hash, "")
 
 
-def _append(connection: Connection, entries: Sequence[Entry]) -> None:
-    if not entries:
-        return
-    rows = [{"seq": one.number, "hash": one.hash, "record": one.record} for one in entries]
-    connection.execute(_ADD_RECORDS, rows)
-    connection.execute(_MOVE_HEAD, {"to_seq": entries[-1].number, "to_hash": entries[-1].hash})
+def _append(connection: Connection, head: Entry, texts: Sequence[str]) -> Sequence[Entry]:
+    entries = list(chain(texts, number=head.number, previous=head.hash))
+    if entries:
+        rows = [{"seq": one.number, "hash": one.hash, "record": one.record} for one in entries]
+        connection.execute(_ADD_RECORDS, rows)
+        connection.execute(_MOVE_HEAD, {"to_seq": entries[-1].number, "to_hash": entries[-1].hash})
+    return entries
 
 
 def _count_message(connection: Connection, client: UUID, most: int, now: float) -> None:

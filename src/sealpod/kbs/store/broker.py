@@ -7,14 +7,16 @@ changes goes through :mod:`sealpod.kbs.store.audit`, together with the decision 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Final
 from uuid import UUID
 
+from sqlalchemy import Connection as SqlConnection
 from sqlalchemy import Row, Select, Table, bindparam, select
 
 from sealpod.errors import DecodeError
-from sealpod.kbs.core.audit import Entry
+from sealpod.kbs.core.audit import Decision, Entry
 from sealpod.kbs.core.encoding import decode_base64, encode_base64
 from sealpod.kbs.core.evidence import Evidence
 from sealpod.kbs.core.limits import Limits
@@ -133,6 +135,15 @@ class SqlBrokerStore:
 
     def settle(self, change: Change, *, now: float, limits: Limits) -> Entry:
         return self._settler.settle(change, now=now, limits=limits)
+
+    def changing(
+        self, decision: Decision, placed: Callable[[Entry], None]
+    ) -> AbstractContextManager[SqlConnection]:
+        """A transaction for a change that ``decision`` grants: both are kept or neither.
+
+        ``placed`` gets the decision's place in the log once they are on disk.
+        """
+        return self._settler.changing(decision, placed)
 
     def find_launch(self, launch_id: UUID, *, now: float) -> Launch | None:
         row = next(iter(fetch(self._engine, _LAUNCH, {"id": str(launch_id), "now": now})), None)

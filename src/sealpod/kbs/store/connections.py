@@ -17,7 +17,7 @@ from sealpod.kbs.core.audit import timestamp
 from sealpod.kbs.store import columns, moments, schema
 from sealpod.kbs.store.admin import storable
 from sealpod.kbs.store.database import Database
-from sealpod.kbs.store.engine import reading, writing
+from sealpod.kbs.store.engine import reading
 
 MAX_LISTED: Final = 1000
 """Connections listed when nobody says otherwise; there may be a hundred thousand."""
@@ -67,7 +67,7 @@ def revoke_connection(db: Database, client_id: str) -> None:
         .where(_TABLE.c.id == client_id, moments.has_not_ended(_TABLE.c.delete_date))
         .values(delete_date=moments.Now())
     )
-    with writing(db.engine) as connection:
+    with db.writing() as connection:
         done = connection.execute(ended).rowcount
         known = done or connection.execute(select(_TABLE.c.id).where(_TABLE.c.id == client_id)).first()
     if not known:
@@ -77,7 +77,7 @@ def revoke_connection(db: Database, client_id: str) -> None:
 def delete_connection(db: Database, client_id: str) -> None:
     """Forget a connection altogether. :raise NotFoundError: there is none."""
     _check(db, client_id)
-    with writing(db.engine) as connection:
+    with db.writing() as connection:
         connection.execute(delete(_OURS).where(_OURS.c.client_id == client_id))
         if connection.execute(delete(_TABLE).where(_TABLE.c.id == client_id)).rowcount == 0:
             raise _unknown(client_id)

@@ -12,18 +12,18 @@ from __future__ import annotations
 import os
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from secrets import token_hex
 from typing import Final
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.engine import URL
 
 from sealpod.errors import NotFoundError, OperationError, UsageError, VerificationError
 from sealpod.kbs.core.sealing import KEY_SIZE
-from sealpod.kbs.store.engine import POOL, open_engine
+from sealpod.kbs.store.engine import POOL, open_engine, writing
 from sealpod.kbs.store.keks import NONE, REMEDY, KekSources
 from sealpod.kbs.store.livekeys import LiveKeyRing
 from sealpod.kbs.store.sealer import RecordSealer
@@ -32,12 +32,21 @@ KEK_SUFFIX: Final = ".kek"
 """After the name of a SQLite file: the key that seals its records when no other is named."""
 
 
+Transaction = Callable[[], AbstractContextManager[Connection]]
+
+
 @dataclass(frozen=True, slots=True)
 class Database:
     """An open database. ``sealer`` reads and writes its secret columns."""
 
     engine: Engine
     sealer: RecordSealer
+    transaction: Transaction | None = None
+    """What a change of the key owner's is made in; None makes it in a transaction of its own."""
+
+    def writing(self) -> AbstractContextManager[Connection]:
+        """A transaction, committed when the block ends well."""
+        return writing(self.engine) if self.transaction is None else self.transaction()
 
     def close(self) -> None:
         """Close all connections."""

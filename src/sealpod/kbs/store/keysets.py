@@ -22,7 +22,7 @@ from sealpod.kbs.store.admin import (
     storable,
 )
 from sealpod.kbs.store.database import Database
-from sealpod.kbs.store.engine import reading, writing
+from sealpod.kbs.store.engine import reading
 from sealpod.kbs.store.secrets import unknown_secret
 
 
@@ -44,7 +44,7 @@ def set_keyset(db: Database, keyset_id: str, members: Sequence[str], *, policy: 
     check_identifier("keyset", keyset_id, limit=schema.MAX_KEYSET_ID)
     if not members:
         raise UsageError("a keyset has at least one secret", code="keyset.empty")
-    with writing(db.engine) as connection:
+    with db.writing() as connection:
         _must_exist(connection, members)
         row = {
             "kskeys": json.dumps(list(dict.fromkeys(members)), ensure_ascii=False),
@@ -71,7 +71,7 @@ def show_keyset(db: Database, keyset_id: str) -> KeysetInfo:
 
 def delete_keyset(db: Database, keyset_id: str) -> None:
     """Delete a keyset; its secrets stay. :raise NotFoundError: there is none."""
-    with writing(db.engine) as connection:
+    with db.writing() as connection:
         row = exact_row(connection, schema.keysets, "keysetid", keyset_id)
         if row is None:
             raise _unknown(keyset_id)

@@ -13,7 +13,7 @@ from sealpod.kbs.core.audit import timestamp
 from sealpod.kbs.store import schema
 from sealpod.kbs.store.admin import storable
 from sealpod.kbs.store.database import Database
-from sealpod.kbs.store.engine import reading, writing
+from sealpod.kbs.store.engine import reading
 
 MAX_LISTED: Final = 1000
 """Launches listed when nobody says otherwise."""
@@ -53,7 +53,7 @@ def show_launch(db: Database, launch_id: str, *, now: float) -> LaunchInfo:
 def delete_launch(db: Database, launch_id: str) -> None:
     """End a launch: its secret request will be refused. :raise NotFoundError: there is none."""
     _check(db, launch_id)
-    with writing(db.engine) as connection:
+    with db.writing() as connection:
         if connection.execute(delete(_TABLE).where(_TABLE.c.launch_id == launch_id)).rowcount == 0:
             raise _unknown(launch_id)
 

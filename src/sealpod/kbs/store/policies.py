@@ -13,7 +13,7 @@ from sealpod.kbs.core.policy import Rule
 from sealpod.kbs.store import columns, moments, schema
 from sealpod.kbs.store.admin import REFERRING, advance_numbers, check_identifier, policy_number
 from sealpod.kbs.store.database import Database
-from sealpod.kbs.store.engine import reading, writing
+from sealpod.kbs.store.engine import reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ def set_policy(db: Database, name: str, rule: Rule) -> int:
     check_identifier("policy", name, limit=schema.MAX_NAME)
     if name.isdigit():
         raise UsageError("a policy name is not a number", code="policy.id", remedy="Give it a letter")
-    with writing(db.engine) as connection:
+    with db.writing() as connection:
         try:
             number = policy_number(connection, name)
         except NotFoundError:
@@ -72,7 +72,7 @@ def withdraw_policy(db: Database, name: str) -> None:
     :raise NotFoundError: there is none.
     """
     table = schema.policy
-    with writing(db.engine) as connection:
+    with db.writing() as connection:
         number = policy_number(connection, name)
         ended = update(table).where(table.c.id == number).values(valid=0, delete_date=moments.Now())
         if connection.execute(ended).rowcount == 0:
@@ -82,7 +82,7 @@ def withdraw_policy(db: Database, name: str) -> None:
 def delete_policy(db: Database, name: str) -> None:
     """:raise NotFoundError: there is none. :raise ConflictError: something refers to it."""
     names, policy = schema.policy_names, schema.policy
-    with writing(db.engine) as connection:
+    with db.writing() as connection:
         number = policy_number(connection, name)
         users = _users(connection, number)
         if users:

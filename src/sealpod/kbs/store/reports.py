@@ -30,7 +30,7 @@ from sealpod.kbs.core.sealing import is_sealed
 from sealpod.kbs.store import schema
 from sealpod.kbs.store.admin import check_identifier, exact, exact_row, policy_label, policy_number, put_row
 from sealpod.kbs.store.database import Database
-from sealpod.kbs.store.engine import reading, writing
+from sealpod.kbs.store.engine import reading
 from sealpod.secret import SecretBytes
 
 TABLE: Final = "report_keypair"
@@ -80,7 +80,7 @@ def show_report_key(db: Database, key_id: str) -> ReportKeyInfo:
 
 def delete_report_key(db: Database, key_id: str) -> None:
     """:raise NotFoundError: there is none."""
-    with writing(db.engine) as connection:
+    with db.writing() as connection:
         row = exact_row(connection, schema.report_keypair, "key_id", key_id)
         if row is None:
             raise _unknown(key_id)
@@ -91,7 +91,7 @@ def _write(db: Database, key_id: str, key: ec.EllipticCurvePrivateKey, policy: s
     der = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
     text = SecretBytes(encode_base64(der).encode("ascii"))
     written = db.sealer.seal_text(TABLE, key_id, text, width=schema.MAX_SECRET_TEXT)
-    with writing(db.engine) as connection:
+    with db.writing() as connection:
         row = {"keypair": written, "polid": policy_number(connection, policy)}
         put_row(connection, schema.report_keypair, "key_id", key_id, row)
     return show_report_key(db, key_id)

@@ -16,7 +16,7 @@ from sealpod.errors import NotFoundError, UsageError
 from sealpod.kbs.store import schema
 from sealpod.kbs.store.admin import check_identifier, exact_row, policy_label, policy_number, put_row
 from sealpod.kbs.store.database import Database
-from sealpod.kbs.store.engine import reading, writing
+from sealpod.kbs.store.engine import reading
 
 MAX_TEXT: Final = 1024
 """Characters of id, type and path: the columns' width."""
@@ -41,7 +41,7 @@ def set_resource(db: Database, resource_id: str, *, kind: str, path: str, policy
     check_identifier("resource", resource_id, limit=MAX_TEXT)
     check_identifier("resource", kind, limit=MAX_TEXT)
     _check_path(path)
-    with writing(db.engine) as connection:
+    with db.writing() as connection:
         row = {
             "resource_type": kind,
             "resource_path": path,
@@ -72,7 +72,7 @@ def show_resource(db: Database, resource_id: str) -> ResourceInfo:
 
 def delete_resource(db: Database, resource_id: str) -> None:
     """Delete a resource; its file stays. :raise NotFoundError: there is none."""
-    with writing(db.engine) as connection:
+    with db.writing() as connection:
         row = exact_row(connection, schema.resources, "resource_id", resource_id)
         if row is None:
             raise _unknown(resource_id)

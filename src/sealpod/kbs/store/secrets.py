@@ -14,7 +14,7 @@ from sealpod.kbs.core.sealing import is_sealed
 from sealpod.kbs.store import columns, schema
 from sealpod.kbs.store.admin import check_identifier, exact, exact_row, policy_label, policy_number, put_row
 from sealpod.kbs.store.database import Database
-from sealpod.kbs.store.engine import reading, writing
+from sealpod.kbs.store.engine import reading
 from sealpod.secret import SecretBytes
 
 TABLE: Final = "secrets"
@@ -45,7 +45,7 @@ def set_secret(db: Database, secret_id: str, value: SecretBytes, *, policy: str 
         )
     text = SecretBytes(encode_base64(value.reveal()).encode("ascii"))
     written = db.sealer.seal_text(TABLE, secret_id, text, width=schema.MAX_SECRET_TEXT)
-    with writing(db.engine) as connection:
+    with db.writing() as connection:
         row = {"secret": written, "polid": policy_number(connection, policy)}
         put_row(connection, schema.secrets, "secret_id", secret_id, row)
 
@@ -72,7 +72,7 @@ def reveal_secret(db: Database, secret_id: str) -> SecretBytes:
 
 def delete_secret(db: Database, secret_id: str) -> None:
     """:raise NotFoundError: there is none. :raise ConflictError: a keyset holds it."""
-    with writing(db.engine) as connection:
+    with db.writing() as connection:
         users = _keysets_with(connection, secret_id)
         if users:
             raise ConflictError(

@@ -9,14 +9,15 @@ changes that wait.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from sealpod.errors import SealpodError, UnavailableError
 from sealpod.kbs.core import records
-from sealpod.kbs.core.audit import Entry
+from sealpod.kbs.core.audit import Decision, Entry
 from sealpod.kbs.core.limits import Limits
 from sealpod.kbs.core.records import Change
 from sealpod.kbs.store.audit import Ledger, Row, Ticket
@@ -49,6 +50,12 @@ class Settler:
         if ticket.entry is None:
             raise UnavailableError("the decision was not written down", code="store.unavailable")
         return ticket.entry
+
+    @contextmanager
+    def changing(self, decision: Decision, placed: Callable[[Entry], None]) -> Iterator[Connection]:
+        """See :meth:`.Ledger.changing`."""
+        with self._commit_lock, self._ledger.changing(decision.record(), placed) as connection:
+            yield connection
 
     def _next(self) -> list[Ticket]:
         with self._queue_lock:

@@ -135,12 +135,12 @@ class AdminApi:
             reveal = noun.reveals and _flag(request, "reveal")
 
             def work() -> Any:
-                if not reveal:
-                    return self.parts.verbs.show(noun.name, key)
-                with self.parts.log.recorded("AdminReveal", caller, _label(noun, key)):
-                    return self.parts.verbs.show(noun.name, key, reveal=True)
+                return self.parts.verbs.show(noun.name, key, reveal=reveal)
 
-            return as_json(await self._run(work))
+            def recorded() -> Any:
+                return self.parts.log.revealing(caller, _label(noun, key), work)
+
+            return as_json(await self._run(recorded if reveal else work))
 
         return handle
 
@@ -149,8 +149,9 @@ class AdminApi:
             key, body = _key(request), await _body(request, schema)
 
             def work() -> Any:
-                with self.parts.log.recorded("AdminSet", caller, _label(noun, key)):
-                    return self.parts.verbs.set(noun.name, key, body)
+                with self.parts.log.changing("AdminSet", caller, _label(noun, key)) as within:
+                    self.parts.verbs.set(noun.name, key, body, within=within)
+                return self.parts.verbs.show(noun.name, key)
 
             return as_json(await self._run(work))
 
@@ -161,8 +162,8 @@ class AdminApi:
             key = _key(request)
 
             def work() -> None:
-                with self.parts.log.recorded("AdminDelete", caller, _label(noun, key)):
-                    self.parts.verbs.delete(noun.name, key)
+                with self.parts.log.changing("AdminDelete", caller, _label(noun, key)) as within:
+                    self.parts.verbs.delete(noun.name, key, within=within)
 
             await self._run(work)
             return Response(status_code=204, headers=NO_STORE)
