@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
@@ -15,6 +17,7 @@ import pytest
 from databases import PASSWORD, USER, Server, TestDatabase, server_database
 from mysqlserver import MySql
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import SQLAlchemyError
 
 from sealpod.errors import AccessError, ConflictError, NotFoundError, SealpodError, UnavailableError
 from sealpod.kbs.core.audit import Decision
@@ -245,6 +248,38 @@ def test_the_loser_of_a_deadlock_asks_again(db: Database, monkeypatch: pytest.Mo
     assert done == [2]
     assert len(tries) == 2
     verify_log(db.engine)
+
+
+@pytest.mark.parametrize("reason", ["killed", "idle"])
+def test_connections_that_the_server_ended(server: MySql, database: TestDatabase, reason: str) -> None:
+    """MySQL tells an idle one why it was ended, in an answer that nobody asked for."""
+    query = {"init_command": "SET SESSION wait_timeout=1"} if reason == "idle" else {}
+
+    def ours() -> list[int]:
+        # But for the one that asks.
+        rows = [row for row in database.query("SHOW PROCESSLIST") if row[7] is None]
+        return [row[0] for row in rows if row[1] == USER and row[3] == database.url.database]
+
+    def ended() -> None:
+        if reason == "killed":
+            for number in ours():
+                with contextlib.suppress(SQLAlchemyError):  # One that ends by itself is not to be found.
+                    server.execute(f"KILL {number}")
+        deadline = time.monotonic() + 60
+        while ours():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    with opened(database, **query) as made:
+        store = SqlBrokerStore(made)
+        assert ours() != []
+        ended()
+        assert store.find_secret("key_id1") is None
+        assert ours() != []
+        ended()
+        store.settle(Change(Decision("GetBundle"), opens=launch(1)), now=100.0, limits=Limits())
+        assert verify_log(made.engine).number == 1
+    database.empty()
 
 
 def test_tables_made_here_tell_ids_apart(server: MySql, tmp_path: Path) -> None:
