@@ -4,27 +4,27 @@
 A file of Kubernetes: one Pod, or one object with a pod template (Deployment, DaemonSet, StatefulSet, Job,
 CronJob, ...); other objects beside it are passed over. kubelet asks the runtime for the sum of the
 containers' limits or, where it is more, the largest need while the init containers run one after the other;
-an init container with ``restartPolicy: Always`` keeps running beside all that follow.
+an init container with ``restartPolicy: Always`` keeps running beside all that follow. A limit of the pod
+itself (``spec.resources``, Kubernetes 1.34 and later) takes the place of them all (kubelet's ``PodLimits``).
 """
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any, Final
 
 import yaml
 
 from sealpod.errors import DecodeError
+from sealpod.kataconfig.quantity import parse_quantity
 
 MAX_TEXT: Final = 1 << 20
 """Characters; etcd takes no larger object."""
 
 _TEMPLATES: Final = (("spec", "template"), ("spec", "jobTemplate", "spec", "template"))
-# Kubernetes' quantities of processors: 2, 0.5, 250m. Other suffixes are for bytes.
-_QUANTITY: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(m?)", re.ASCII)
+_MAX_CPUS: Final = 10**9  # processors from which a limit is a slip of the pen
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +87,30 @@ def _milli_cpus(spec: Mapping[str, Any]) -> int:
             most = max(most, beside)
         else:
             most = max(most, beside + _limit(one))
-    return max(running + beside, most)
+    own = _cpu_limit(spec)
+    return max(running + beside, most) if own is None else _milli(own, "the pod's")
 
 
 def _limit(container: object) -> int:
-    limits = _mapping(_mapping(_mapping(container).get("resources")).get("limits"))
-    value = limits.get("cpu", 0)
-    match = _QUANTITY.fullmatch(str(value))
-    if match is None or isinstance(value, bool):
-        raise _malformed(f"a container's limit of cpu is {str(value)[:40]!r}")
-    amount = Decimal(match[1]) * (1 if match[2] else 1000)
-    # Kubernetes rounds a fraction of a thousandth up.
-    return int(amount.to_integral_value(rounding="ROUND_CEILING"))
+    value = _cpu_limit(_mapping(container))
+    return 0 if value is None else _milli(value, "a container's")
+
+
+def _cpu_limit(bearer: Mapping[str, Any]) -> str | None:
+    """What stands as the limit of a container, or of a pod; None where nothing does."""
+    limits = _mapping(_mapping(bearer.get("resources")).get("limits"))
+    return str(limits["cpu"]) if "cpu" in limits else None
+
+
+def _milli(text: str, whose: str) -> int:
+    amount = parse_quantity(text)
+    if amount is None or not 0 <= amount < _MAX_CPUS:
+        raise DecodeError(
+            f"the pod's manifest cannot be used: {whose} limit of cpu is {text[:40]!r}",
+            code="pod.malformed",
+            remedy="write a number of processors as Kubernetes takes it: 2, 0.5, 500m",
+        )
+    return math.ceil(amount * 1000)  # Kubernetes rounds a fraction of a thousandth up
 
 
 def _strings(values: Mapping[str, Any]) -> dict[str, str]:

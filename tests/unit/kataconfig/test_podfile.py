@@ -71,6 +71,30 @@ def test_init_containers_count_as_kubelet_counts_them(init: str, expected: int) 
     assert parse_pod(text).milli_cpus == expected
 
 
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ("{limits: {cpu: 3, memory: 1Gi}}", 3000),
+        ("{limits: {cpu: 500m}}", 500),
+        ("{limits: {cpu: 0}}", 0),
+        ("{limits: {memory: 1Gi}}", 2000),
+        ("{requests: {cpu: 5}}", 2000),
+        ("{}", 2000),
+    ],
+)
+def test_a_limit_of_the_pod_takes_the_place_of_its_containers_limits(own: str, expected: int) -> None:
+    containers = "[{resources: {limits: {cpu: 1}}}, {resources: {limits: {cpu: 1}}}]"
+    text = f"kind: Pod\nspec: {{resources: {own}, containers: {containers}}}"
+    assert parse_pod(text).milli_cpus == expected
+
+
+def test_a_limit_that_cannot_be_says_how_to_write_one() -> None:
+    for spec in ("resources: {limits: {cpu: 1x}}", "containers: [{resources: {limits: {cpu: 1E}}}]"):
+        with pytest.raises(DecodeError) as caught:
+            parse_pod(f"kind: Pod\nspec: {{{spec}}}")
+        assert (caught.value.code, "500m" in caught.value.remedy) == ("pod.malformed", True)
+
+
 def test_a_fraction_of_a_thousandth_is_rounded_up() -> None:
     text = "kind: Pod\nspec: {containers: [{resources: {limits: {cpu: 0.0001}}}]}"
     assert parse_pod(text).milli_cpus == 1
@@ -89,6 +113,8 @@ def test_a_fraction_of_a_thousandth_is_rounded_up() -> None:
         "kind: Pod\nspec: {containers: {a: 1}}",
         "kind: Pod\nspec: {containers: [{resources: {limits: {cpu: 1Gi}}}]}",
         "kind: Pod\nspec: {containers: [{resources: {limits: {cpu: true}}}]}",
+        "kind: Pod\nspec: {containers: [{resources: {limits: {cpu: -1}}}]}",
+        "kind: Pod\nspec: {resources: {limits: [cpu]}}",
         "!!python/object/apply:os.system ['true']",
         "kind: Pod\n" + " " * MAX_TEXT,
         "- " * 20000,
