@@ -95,8 +95,6 @@ async def _make_in_guest(
         _expect_last_words(container, message, wanted)
         for name, value in pod.sysctls.items():
             message.OCI.Linux.Sysctl.setdefault(name, value)
-        if getattr(vm.settings, "disable_guest_seccomp", False):
-            message.OCI.Linux.ClearField("Seccomp")
         await _call(pod, container.id, message, vm.settings.kata.create_timeout)
     except BaseException:
         volumes.forget(container.id)
