@@ -14,7 +14,7 @@ from typing import Final
 
 from sealpod.errors import DecodeError
 from sealpod.kataconfig.document import Document
-from sealpod.kataconfig.keys import AGENT, KEYS, RUNTIME
+from sealpod.kataconfig.keys import AGENT, HYPERVISOR, KEYS, RUNTIME
 from sealpod.kataconfig.limits import CREATE_SECONDS, DIAL_SECONDS
 from sealpod.kataconfig.reader import Origin, Reader
 from sealpod.kataconfig.spelling import KBS_MODE, Mode, kbs_uri, secret
@@ -103,8 +103,10 @@ class Settings:
 def settings_of(document: Document) -> Settings:
     """The settings of a file.
 
-    :raise DecodeError: when a value cannot be, or old and new spelling contradict each other.
+    :raise DecodeError: when a value cannot be, old and new spelling contradict each other, or the file is for
+        another hypervisor.
     """
+    _require_qemu(document)
     reader = Reader(document)
     take, strings = reader.take, reader.strings
     if take("image", str, "image") and take("initrd", str, "initrd"):
@@ -142,6 +144,17 @@ def settings_of(document: Document) -> Settings:
     for pattern in settings.enable_annotations:
         name_pattern(pattern)
     return settings
+
+
+def _require_qemu(document: Document) -> None:
+    """Settings of another hypervisor alone would come to a guest that has none of them."""
+    others = [one.name for one in document.unknown if not one.table and one.name.startswith("hypervisor.")]
+    if others and not any(table == HYPERVISOR for table, _ in document.values):
+        raise DecodeError(
+            f"the configuration has [{'], ['.join(others)}] and nothing in [{HYPERVISOR}]",
+            code="config.hypervisor",
+            remedy="only QEMU is supported: name a configuration of it, such as configuration-qemu-sev.toml",
+        )
 
 
 def _warnings(document: Document) -> tuple[str, ...]:

@@ -188,8 +188,10 @@ class _Measure:
 
 def _mode(settings: Settings, keys: GuestKeys, release: Release) -> str:
     if not settings.confidential_guest:
+        given = settings.origins["confidential_guest"].source != "default"
+        says = "says confidential_guest = false" if given else "does not say confidential_guest = true"
         raise UsageError(
-            "the configuration says confidential_guest = false: nothing of such a pod is measured",
+            f"the configuration {says}: nothing of such a pod is measured",
             code="measure.not-confidential",
             remedy="name the configuration of a confidential runtime (configuration-qemu-sev.toml)",
         )

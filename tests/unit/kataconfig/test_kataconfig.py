@@ -150,6 +150,8 @@ def test_without_it_nothing_is_injected(key: str) -> None:
         (hypervisor('guest_pre_attestation_secret_guid = "x"'), "config.value"),
         (hypervisor('guest_pre_attestation_secret_type = "x"'), "config.value"),
         (hypervisor('image = "/a"\ninitrd = "/b"'), "config.conflict"),
+        ('[hypervisor.clh]\nkernel = "/k"', "config.hypervisor"),
+        ("[hypervisor.qemu]\n[hypervisor.firecracker]", "config.hypervisor"),
         (OLD.replace("sev_guest", 'guest_pre_attestation_kbs_mode="offline"\nsev_guest'), "config.conflict"),
         (OLD.replace("sev_guest", 'guest_pre_attestation_kbs_uri="h:1"\nsev_guest'), "config.conflict"),
     ],
@@ -280,6 +282,12 @@ def test_a_bad_annotation_is_refused(name: str, value: str) -> None:
     with pytest.raises(DecodeError) as caught:
         annotated(enabled(".*"), **{name: value})
     assert caught.value.code == "config.value"
+
+
+def test_another_hypervisor_is_named_and_does_no_harm_beside_qemu() -> None:
+    with pytest.raises(DecodeError, match=r"has \[hypervisor\.clh\] and nothing in \[hypervisor\.qemu\]"):
+        settings("[hypervisor.clh]\nconfidential_guest = true")
+    assert settings(OLD + "[hypervisor.clh]\n").kernel == settings(OLD).kernel
 
 
 @pytest.mark.parametrize("path", ["/opt/bin/sh", "/opt/bin/qemu/sh"])

@@ -124,9 +124,12 @@ def test_snp_is_nothing_our_runtime_launches(config: str) -> None:
     assert caught.value.code == "measure.release"
 
 
-def test_a_plain_configuration_has_no_digest() -> None:
-    with pytest.raises(UsageError) as caught:
-        foretell(Node("[hypervisor.qemu]\n"), {})
+@pytest.mark.parametrize(
+    ("key", "said"), [("confidential_guest = false", "says"), ("", "does not say confidential_guest = true")]
+)
+def test_a_plain_configuration_has_no_digest(key: str, said: str) -> None:
+    with pytest.raises(UsageError, match=f"the configuration {said}") as caught:
+        foretell(Node(f"[hypervisor.qemu]\n{key}\n"), {})
     assert caught.value.code == "measure.not-confidential"
 
 
