@@ -84,7 +84,7 @@ class Remote:
             link.close()
         value = _decode(raw) if raw else None
         if answer.status >= 300:
-            raise _refusal(answer.status, value)
+            raise _refusal(answer.status, value, with_token=self._token is not None)
         return value
 
     def _connect(self) -> http.client.HTTPConnection:
@@ -177,7 +177,8 @@ _MORE: Final[Mapping[str, Mapping[str, _Action]]] = {"policy": {"test": _test, "
 
 
 def _path(noun: Noun, key: str) -> str:
-    return f"/v1/{noun.name}/{quote(key, safe='')}"
+    # An argument that is not UTF-8 goes as it is, and the broker says so.
+    return f"/v1/{noun.name}/{quote(key, safe='', errors='surrogateescape')}"
 
 
 def _encoded(value: object) -> str:
@@ -194,11 +195,15 @@ def _decode(raw: bytes) -> Any:
         raise errors.DecodeError("the admin API's answer is not JSON", code="admin.answer") from None
 
 
-def _refusal(status: int, value: Any) -> errors.SealpodError:
+def _refusal(status: int, value: Any, *, with_token: bool) -> errors.SealpodError:
     error = value.get("error", {}) if isinstance(value, dict) else {}
     family = _FAMILIES.get(status, errors.OperationError)
+    remedy = str(error.get("remedy", ""))[:1000]
+    if status == 401:
+        # What the broker says is for who sends the header.
+        remedy = "Check the token with the broker's owner" if with_token else "Give it with --token-file FILE"
     return family(
         str(error.get("message", f"HTTP status {status}"))[:1000],
         code=str(error.get("code", "admin.answer"))[:80],
-        remedy=str(error.get("remedy", ""))[:1000],
+        remedy=remedy,
     )

@@ -334,6 +334,42 @@ def test_ids_of_any_spelling(api: Api, name: str) -> None:
     assert api("DELETE", path).status == 204
 
 
+@pytest.mark.parametrize("spelling", ["%FF", "%FE", "a%C3", "%ED%A0%80", "%C0%AF"])
+def test_an_id_that_is_not_utf_8(api: Api, spelling: str) -> None:
+    path = f"/v1/secrets/{spelling}"
+    for method, body in (("PUT", {"value": KEY_B64}), ("GET", None), ("DELETE", None)):
+        answer = api(method, path, body)
+        assert (answer.status, answer.code) == (400, "admin.id")
+    assert api("GET", "/v1/secrets").json["secrets"] == []
+    # The character itself is one like others.
+    assert api("PUT", "/v1/secrets/%EF%BF%BD", {"value": KEY_B64}).json["id"] == "\ufffd"
+
+
+def test_what_a_path_takes_is_said(api: Api) -> None:
+    assert api("POST", "/v1/secrets/k", {}).headers["allow"] == "DELETE, GET, PUT"
+    assert api("PUT", "/v1/launches/k", {}).headers["allow"] == "DELETE, GET"
+    assert api("POST", "/v1/secrets", {}).headers["allow"] == "GET"
+    assert api("DELETE", "/v1/policy-test").headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"{", "the body is not JSON"),
+        (b"\xff", "the body is not UTF-8"),
+        (b'{"policy":"\\ud800"}', "the body has half of a character"),
+        (b"[" * 100_000, "the body nests too deeply"),
+        (b'{"policy":1,"policy":1}', "the body has a member twice, or a number that is none"),
+        (b'{"policy":NaN}', "the body has a member twice, or a number that is none"),
+        (b"[]", "the body is not a JSON object"),
+        ({"value": 5}, "value is not a string"),
+        ({"value": KEY_B64, "policy": []}, "policy is not a string or null"),
+    ],
+)
+def test_a_body_that_is_none_is_told_in_words(api: Api, body: Any, message: str) -> None:
+    assert api("PUT", "/v1/secrets/k", body).json["error"]["message"] == message
+
+
 def test_a_request_has_its_number(api: Api, records: Records) -> None:
     answer = api("PUT", "/v1/secrets/k", {"value": KEY_B64}, headers={"x-request-id": "mine-7"})
     assert answer.headers["x-request-id"] == "mine-7"

@@ -25,6 +25,14 @@ _TYPES: Final[Mapping[str, type | tuple[type, ...]]] = {
     "object": dict,
     "null": type(None),
 }
+_WORDS: Final[Mapping[str, str]] = {
+    "string": "a string",
+    "integer": "a whole number",
+    "boolean": "true or false",
+    "array": "a list",
+    "object": "an object",
+    "null": "null",
+}
 
 
 def text(description: str, *, most: int = 1024, **more: Any) -> dict[str, Any]:
@@ -89,7 +97,7 @@ def _check_type(schema: Schema, value: object, where: str) -> None:
         # bool is an int to Python and not to JSON.
         if isinstance(value, _TYPES[name]) and (name == "boolean" or not isinstance(value, bool)):
             return
-    raise _wrong(where, f"is not {' or '.join(names)}")
+    raise _wrong(where, f"is not {' or '.join(_WORDS[name] for name in names)}")
 
 
 def _check_range(schema: Schema, value: int, where: str) -> None:

@@ -41,9 +41,12 @@ def check_identifier(noun: str, text: str, *, limit: int) -> None:
 def storable(dialect: str, name: str) -> bool:
     """Whether this database can have a row of this name at all; asking for others is an error of its own.
 
-    PostgreSQL has no NUL in texts, and simple-kbs' columns on MySQL no characters beyond 16 bits.
+    No database has half characters, which is what Python makes of arguments that are not UTF-8; PostgreSQL
+    has no NUL in texts, and simple-kbs' columns on MySQL no characters beyond 16 bits.
     """
-    return "\0" not in name and not (dialect in ("mysql", "mariadb") and any(one > "\uffff" for one in name))
+    if "\0" in name or any("\ud800" <= one <= "\udfff" for one in name):
+        return False
+    return not (dialect in ("mysql", "mariadb") and any(one > "\uffff" for one in name))
 
 
 def exact(

@@ -8,6 +8,7 @@ from typing import Any, Final
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match, Route
 
 from sealpod import errors
 from sealpod.kbs.server.logs import current_request
@@ -52,7 +53,16 @@ def error_response(error: errors.SealpodError) -> Response:
 async def http_error(request: Request, error: Exception) -> Response:
     """What starlette says itself: no such route, or not this method there."""
     if isinstance(error, HTTPException) and error.status_code == 405:
-        return error_response(errors.UsageError(f"no {request.method} here", code="admin.method"))
+        refused = error_response(errors.UsageError(f"no {request.method} here", code="admin.method"))
+        refused.headers["allow"] = ", ".join(sorted(_methods(request)))
+        return refused
     return error_response(
         errors.NotFoundError("no such route", code="admin.route", remedy="See /openapi.json")
     )
+
+
+def _methods(request: Request) -> set[str]:
+    """All that this path takes: each method has a route of its own."""
+    routes = [one for one in request.app.routes if isinstance(one, Route)]
+    found = [one.methods or set() for one in routes if one.matches(request.scope)[0] is not Match.NONE]
+    return set().union(*found)

@@ -26,21 +26,19 @@ from sealpod.kbs.admin.audit import AdminLog
 from sealpod.kbs.admin.bodies import SUGGEST_BODY, TEST_BODY
 from sealpod.kbs.admin.noun import Noun
 from sealpod.kbs.admin.nouns import NOUNS
-from sealpod.kbs.admin.schema import Schema, check
+from sealpod.kbs.admin.schema import Schema
 from sealpod.kbs.admin.service import Admin, suggest_policy
 from sealpod.kbs.core.audit import Caller
 from sealpod.kbs.server.admin import openapi
 from sealpod.kbs.server.admin.answers import as_json, error_response, http_error
 from sealpod.kbs.server.admin.auth import Gatekeeper
+from sealpod.kbs.server.admin.reading import read_body, read_flag, read_key
 from sealpod.kbs.server.logs import REQUEST_HEADER, begin_request, current_request
 from sealpod.kbs.server.metrics import Metrics
 from sealpod.kbs.server.ops import NO_STORE
 from sealpod.kbs.server.web import CLIENT_STATE
-from sealpod.wire import strictjson
 
 SCHEMA_VERSION: Final = 1
-MAX_BODY: Final = 1 << 20
-"""Bytes; a policy of ten thousand digests has half of that."""
 
 _logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -131,8 +129,8 @@ class AdminApi:
 
     def _shower(self, noun: Noun) -> Handler:
         async def handle(request: Request, caller: Caller) -> Response:
-            key = _key(request)
-            reveal = noun.reveals and _flag(request, "reveal")
+            key = read_key(request)
+            reveal = noun.reveals and read_flag(request, "reveal")
 
             def work() -> Any:
                 return self.parts.verbs.show(noun.name, key, reveal=reveal)
@@ -146,7 +144,7 @@ class AdminApi:
 
     def _setter(self, noun: Noun, schema: Schema) -> Handler:
         async def handle(request: Request, caller: Caller) -> Response:
-            key, body = _key(request), await _body(request, schema)
+            key, body = read_key(request), await read_body(request, schema)
 
             def work() -> Any:
                 with self.parts.log.changing("AdminSet", caller, _label(noun, key)) as within:
@@ -159,7 +157,7 @@ class AdminApi:
 
     def _deleter(self, noun: Noun) -> Handler:
         async def handle(request: Request, caller: Caller) -> Response:
-            key = _key(request)
+            key = read_key(request)
 
             def work() -> None:
                 with self.parts.log.changing("AdminDelete", caller, _label(noun, key)) as within:
@@ -171,50 +169,16 @@ class AdminApi:
         return handle
 
     async def _test(self, request: Request, _caller: Caller) -> Response:
-        body = await _body(request, TEST_BODY)
+        body = await read_body(request, TEST_BODY)
         return as_json(await self._run(lambda: self.parts.verbs.test(body)))
 
     async def _suggest(self, request: Request, _caller: Caller) -> Response:
-        body = await _body(request, SUGGEST_BODY)
+        body = await read_body(request, SUGGEST_BODY)
         return as_json(await self._run(lambda: suggest_policy(body)))
 
 
 async def _document(_request: Request) -> Response:
     return as_json(openapi.document())
-
-
-async def _body(request: Request, schema: Schema) -> dict[str, Any]:
-    if int(request.headers.get("content-length", "0") or "0") > MAX_BODY:
-        raise _too_large()
-    data = bytearray()
-    async for part in request.stream():
-        data += part
-        if len(data) > MAX_BODY:
-            raise _too_large()
-    try:
-        value = strictjson.parse_object(bytes(data), what="the body", limit=MAX_BODY)
-    except errors.DecodeError as error:
-        raise errors.UsageError(error.message, code="admin.body") from None
-    check(schema, value)
-    return value
-
-
-def _too_large() -> errors.SealpodError:
-    return errors.UsageError(f"the body has more than {MAX_BODY} bytes", code="admin.too-large")
-
-
-def _key(request: Request) -> str:
-    key: str = request.path_params["id"]
-    if not key:
-        raise errors.NotFoundError("no such route", code="admin.route", remedy="See /openapi.json")
-    return key
-
-
-def _flag(request: Request, name: str) -> bool:
-    text = request.query_params.get(name, "false")
-    if text not in ("true", "false"):
-        raise errors.UsageError(f"{name} is true or false", code="admin.body")
-    return text == "true"
 
 
 def _label(noun: Noun, key: str) -> str:
