@@ -6,11 +6,12 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from sealpod.cli.kbs_common import Nouns, add_verb, open_database, print_object
 from sealpod.errors import AccessError, DecodeError, NotFoundError, OperationError, UsageError
-from sealpod.kbs.admin.policy import add_digest_option, add_version_options
+from sealpod.kbs.admin.policy import add_digest_option, add_hidden_name, add_version_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -60,9 +61,10 @@ def add_suggest(verbs: Nouns) -> None:
         metavar="N",
         action="append",
         default=[],
-        help="SEV policy word to allow; with bit 4 (ES) files are measured as SEV-ES guests; may be repeated "
-        "(default: the measurements', or 3)",
+        help="SEV policy word to allow; with ES (bit 2, value 4) files are measured as SEV-ES guests; may be "
+        "repeated (default: the measurements', or 3)",
     )
+    add_hidden_name(parser, "--allow-policy", dest="policies", action="append")
     parser.add_argument(
         "--vcpus",
         metavar="RANGE",
@@ -195,7 +197,9 @@ def _print_suggestion(made: Suggestion, name: str | None) -> None:
         lines.append("--min-api {}.{}".format(*made.rule.min_api))
     lines += [f"--build-id {build}" for build in made.rule.allowed_build_ids]
     if name is not None:
-        print(f"policy {name} set: {', '.join(guest.label() for guest in made.guests)}")
+        counts = Counter(guest.label() for guest in made.guests)
+        kinds = [label if count == 1 else f"{label} ({count} digests)" for label, count in counts.items()]
+        print(f"policy {name} set: {', '.join(kinds)}")
     print(" \\\n    ".join(lines))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from sealpod.cli.kbs_admin_suggest import read_input
 from sealpod.cli.kbs_common import Nouns, add_verb, open_database, print_object
 from sealpod.errors import RefusedError, UsageError
+from sealpod.kbs.admin.policy import add_hidden_name
 
 
 def add_test(verbs: Nouns) -> None:
@@ -20,6 +21,7 @@ def add_test(verbs: Nouns) -> None:
         "--measurement", metavar="FILE", help="instead: a record of `sealpod measure -o json`; - is stdin"
     )
     parser.add_argument("--sev-policy", metavar="N", default="3", help="SEV policy word (default: 3)")
+    add_hidden_name(parser, "--allow-policy", dest="sev_policy")
     parser.add_argument("--api", metavar="MAJOR.MINOR", required=True, help="firmware API version")
     parser.add_argument("--build", metavar="N", type=int, required=True, help="firmware build")
     parser.add_argument("--default-policy", metavar="FILE", help="the broker's default_policy.json")

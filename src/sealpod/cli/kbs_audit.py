@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 DEFAULT_LIMIT: Final = 50
 """Records `list` shows."""
 
+CALLS: Final = ("GetBundle", "GetSecret", "GetOnlineSecret", "AdminSet", "AdminDelete", "AdminReveal")
+"""What hosts and guests ask, and what an owner does."""
+
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -48,7 +51,7 @@ def add_commands(nouns: Nouns) -> None:
         "--limit", metavar="N", type=int, default=DEFAULT_LIMIT, help=f"how many (default: {DEFAULT_LIMIT})"
     )
     lister.add_argument("--outcome", choices=("granted", "refused", "failed"), help="only these")
-    lister.add_argument("--call", choices=("GetBundle", "GetSecret", "GetOnlineSecret"), help="only these")
+    lister.add_argument("--call", choices=CALLS, help="only these")
     lister.add_argument(
         "--holding",
         metavar="TEXT",

@@ -23,6 +23,8 @@ DATABASE_VARIABLE: Final = "SEALPOD_KBS_DATABASE"
 KEK_VARIABLE: Final = "SEALPOD_KBS_KEK"
 OLD_KEKS_VARIABLE: Final = "SEALPOD_KBS_OLD_KEKS"
 SCHEMA_VERSION: Final = 1
+MAX_CELL: Final = 80
+"""Characters of a column in a table for people; ``show`` and JSON have all of them."""
 
 Action = Callable[[argparse.Namespace], int]
 Nouns: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -100,6 +102,18 @@ def database_url(args: argparse.Namespace) -> str | URL:
     return from_environment
 
 
+def refuse_database_options(args: argparse.Namespace) -> None:
+    """:raise UsageError: options of a database beside ``--server``; its variables may be there."""
+    given = {"--database": args.database, "--kek": args.kek, "--old-kek": args.old_keks}
+    for option, value in given.items():
+        if value:
+            raise UsageError(
+                f"{option} and --server do not go together",
+                code="usage.database",
+                remedy="Name the database to work on it itself, or the server to ask its broker",
+            )
+
+
 def kek_sources(args: argparse.Namespace) -> KekSources:
     """What options say about key-encryption keys, else the environment."""
     from sealpod.kbs.store.keks import KekSources
@@ -125,9 +139,9 @@ def print_list(
     if args.output == "json":
         print(json.dumps({"schemaVersion": SCHEMA_VERSION, key: list(objects)}))
         return
-    rows = [tuple(_cell(value) for value in one.values()) for one in objects]
-    table = [tuple(header), *rows]
-    widths = [max(len(row[column]) for row in table) for column in range(len(header))]
+    rows = [_row([_cell(value) for value in one.values()]) for one in objects]
+    table = [list(header), *rows]
+    widths = [min(MAX_CELL, max(len(row[column]) for row in table)) for column in range(len(header))]
     for row in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
@@ -147,6 +161,11 @@ def print_done(args: argparse.Namespace, sentence: str, value: dict[str, Any]) -
         print_object(args, value)
     else:
         print(sentence)
+
+
+def _row(cells: list[str]) -> list[str]:
+    # The first is the id that other verbs take: it stays whole, and only its own row is out of line.
+    return cells[:1] + [cell if len(cell) <= MAX_CELL else cell[: MAX_CELL - 3] + "..." for cell in cells[1:]]
 
 
 def _cell(value: object) -> str:

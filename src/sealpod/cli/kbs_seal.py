@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from sealpod.cli.kbs_common import Nouns, add_verb, open_database, print_done
@@ -41,7 +42,7 @@ def _seal(args: argparse.Namespace) -> int:
     with open_database(args) as db:
         walked = seal_plain(db)
         left = survey(db.engine).plain
-    return _tell(args, "sealed", walked, left)
+    return _tell(args, "sealed", walked, left, {})
 
 
 def _rewrap(args: argparse.Namespace) -> int:
@@ -50,15 +51,21 @@ def _rewrap(args: argparse.Namespace) -> int:
 
     with open_database(args) as db:
         walked = rewrap(db)
-        active = "" if db.sealer.keys is None else db.sealer.keys.ring().active
+        ring = None if db.sealer.keys is None else db.sealer.keys.ring()
+        active, loaded = ("", frozenset[str]()) if ring is None else (ring.active, ring.ids)
         left: Counter[str] = Counter()
+        lost = {}
         for name, counts in survey(db.engine).under.items():
             if name != active:
                 left.update(counts)
-    return _tell(args, "rewrapped", walked, left)
+            if name not in loaded:
+                lost[name] = counts.total()
+    return _tell(args, "rewrapped", walked, left, lost)
 
 
-def _tell(args: argparse.Namespace, verb: str, walked: Walked, left: Counter[str]) -> int:
+def _tell(
+    args: argparse.Namespace, verb: str, walked: Walked, left: Counter[str], lost: Mapping[str, int]
+) -> int:
     for noun, key, error in walked.failed:
         print(f"sealpod: {noun} {key!r}: {error.one_line()}", file=sys.stderr)
     if walked.remains:
@@ -66,6 +73,10 @@ def _tell(args: argparse.Namespace, verb: str, walked: Walked, left: Counter[str
         print(f"sealpod: {note}", file=sys.stderr)
     value: dict[str, Any] = {verb: dict(walked.written), "failed": len(walked.failed), "left": dict(left)}
     done = ", ".join(f"{noun}s: {count}" for noun, count in sorted(walked.written.items())) or "nothing to do"
-    rest = sum(left.values())
-    print_done(args, f"{verb}: {done}" + (f"; {rest} left, run it again" if rest else ""), value)
+    rest = left.total() - sum(lost.values())
+    if rest:
+        done += f"; {rest} left, run it again"
+    for name, count in sorted(lost.items()):
+        done += f"; {count} left under key-encryption key {name}, which is not loaded: give it with --old-kek"
+    print_done(args, f"{verb}: {done}", value)
     return 1 if walked.failed else 0

@@ -18,6 +18,7 @@ from sealpod.cli.kbs_serve_options import add_serving_options
 if TYPE_CHECKING:
     from sealpod.kbs.server import RunningBroker
 
+GRPC_VARIABLE: Final = "GRPC_VERBOSITY"
 RUST_VARIABLE: Final = "RUST_LOG"
 """simple-kbs' level of logging; taken where it names one of ours for everything."""
 
@@ -61,6 +62,8 @@ def _serve(args: argparse.Namespace) -> int:
 
 
 def _serve_until(signals: set[signal.Signals], args: argparse.Namespace) -> None:
+    # gRPC's core would write lines of its own form between ours, of failures that ours tell too.
+    os.environ.setdefault(GRPC_VARIABLE, "NONE")
     from sealpod.kbs.server import serve
     from sealpod.kbs.server.logs import configure, rust_level
 

@@ -126,7 +126,7 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--launch-ttl",
-        type=_number,
+        type=_time,
         default=600.0,
         metavar="SECONDS",
         help="how long a launch may take from bundle to secret (default: 600)",
@@ -191,12 +191,17 @@ def _number(text: str) -> float:
     raise argparse.ArgumentTypeError(f"not a number from 0 up: {text[:40]!r}")
 
 
+def _time(text: str) -> float:
+    value = _number(text)
+    if value > 0:
+        return value
+    raise argparse.ArgumentTypeError(f"not a number above 0: {text[:40]!r}")
+
+
 def _size(text: str) -> int:
-    """A whole number that is not negative, for argparse."""
-    value = int(text)
-    if value < 0:
-        raise ValueError(text)
-    return value
+    if text.isascii() and text.isdigit():
+        return int(text[:9])
+    raise argparse.ArgumentTypeError(f"not a whole number from 0 up: {text[:40]!r}")
 
 
 def _count(text: str) -> int:

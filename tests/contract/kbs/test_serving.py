@@ -84,6 +84,25 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
             serve(ServerConfig(f"127.0.0.1:{port}", f"sqlite:///{tmp_path / 'kbs.db'}"))
 
 
+def test_a_port_that_is_taken_is_said_in_our_words_alone(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        words = [
+            "--database",
+            f"sqlite:///{tmp_path / 'kbs.db'}",
+            "--listen",
+            address,
+            "--log-level",
+            "error",
+        ]
+        environment = {name: value for name, value in os.environ.items() if name != "GRPC_VERBOSITY"}
+        with sealpod("kbs", "serve", *words, env=environment) as ended:
+            _, said = ended.communicate()
+    assert ended.returncode == UnavailableError.exit_status
+    (line,) = said.splitlines()
+    assert line.startswith(f"sealpod: error: cannot listen on {address}; ")
+
+
 @pytest.mark.parametrize(
     "listen", ["", "44444", "host:", ":1", "127.0.0.1:65536", "::1:1", "a b:1", "unix:/x"]
 )

@@ -113,6 +113,8 @@ def test_the_same_verbs_print_the_same(kbs: Run, far: Run, url: str, tmp_path: P
     refused = far("policy", "delete", "app")
     assert (refused.returncode, refused.stdout) == (5, "")
     assert refused.stderr.startswith("sealpod: error: policy 'app' is used by secret k; ")
+    log = kbs("audit", "list", "--call", "AdminDelete", "-o", "json", *near)
+    assert [one["record"]["secrets"] for one in json.loads(log.stdout)["records"]] == [["policy:app"]]
     assert far("keyset", "delete", "K").stdout == "keyset K deleted\n"
     assert far("secret", "delete", "k").returncode == 0
     assert far("secret", "show", "k").returncode == 4
@@ -136,6 +138,9 @@ def test_a_value_shown_by_the_command_is_recorded(kbs: Run, tmp_path: Path) -> N
         (["--server", "http://127.0.0.1:1"], 6, "does not answer"),
         (["--server", "http://127.0.0.1:1", "--token-file", "/nowhere"], 4, "no file '/nowhere'"),
         (["--server", "https://127.0.0.1:1", "--ca", "/nowhere"], 2, "certificates cannot be read"),
+        (["--server", "http://127.0.0.1:1", "--database", "sqlite:////x"], 2, "--database and --server do"),
+        (["--server", "http://127.0.0.1:1", "--kek", "none"], 2, "--kek and --server do not go together"),
+        (["--server", "http://127.0.0.1:1", "--old-kek", "env:X"], 2, "--old-kek and --server do not go"),
     ],
 )
 def test_servers_that_cannot_be_asked(kbs: Run, arguments: list[str], status: int, text: str) -> None:
@@ -147,10 +152,19 @@ def test_servers_that_cannot_be_asked(kbs: Run, arguments: list[str], status: in
 def test_a_wrong_token(far: Run, kbs: Run, broker: RunningBroker, tmp_path: Path) -> None:
     path = private(tmp_path / "wrong", b"x" * 40)
     done = kbs("secret", "list", "--server", f"http://{broker.admin_address}", "--token-file", path)
-    assert (done.returncode, "no valid token" in done.stderr) == (7, True)
+    assert done.returncode == 7
+    assert "no valid token; Check the token with the broker's owner [" in done.stderr
+    done = kbs("secret", "list", "--server", f"http://{broker.admin_address}")
+    assert "no valid token; Give it with --token-file FILE [" in done.stderr
     (tmp_path / "wrong").chmod(0o644)
     done = kbs("secret", "list", "--server", f"http://{broker.admin_address}", "--token-file", path)
     assert "can be read or changed by others" in done.stderr
+
+
+def test_an_id_that_is_not_utf_8(far: Run, kbs: Run, url: str) -> None:
+    done = far("secret", "show", "\udcff")
+    assert (done.returncode, "the id is not UTF-8" in done.stderr) == (2, True)
+    assert kbs("secret", "show", "\udcff", "--database", url).returncode == 4
 
 
 def test_verbs_that_need_the_database(far: Run) -> None:
@@ -192,6 +206,18 @@ class TestTrial:
             "    min-api: the launch has 0.24, allowed: 1.0",
         ]
 
+    def test_a_policy_that_members_share_is_told_once(self, kbs: Run) -> None:
+        kbs("secret", "set", "too", "--from-file", "-", "--policy", "app", stdin=KEY)
+        kbs("policy", "set", "twin", "--digest", DIGEST, "--sev-policy", "3")  # the same, by another name
+        kbs("secret", "set", "other", "--from-file", "-", "--policy", "twin", stdin=KEY)
+        kbs("keyset", "set", "SOME", "--secret", "good", "too", "other", "--policy", "app")
+        done = kbs(*self.ASKED, "--bundle", "SOME", "--allow-policy", "3")
+        assert done.stdout.splitlines()[2:] == [
+            "bundle:SOME: granted",
+            "  policy app: agrees",
+            "  policy twin: agrees",
+        ]
+
     def test_what_is_not_there(self, kbs: Run) -> None:
         done = kbs(*self.ASKED, "--key", "nope", "--bundle", "NOPE", "--report", "x", "--resource", "y")
         assert done.returncode == 3
@@ -207,6 +233,10 @@ class TestTrial:
         done = kbs(*self.ASKED, "--key", "good", "--default-policy", str(path))
         assert done.returncode == 3
         assert "default policy: refuses" in done.stdout
+        path.write_text("{")
+        done = kbs(*self.ASKED, "--key", "good", "--default-policy", str(path))
+        assert f"the default policy '{path}' cannot be read: the text of a policy is not" in done.stderr
+        assert "Correct the file [policy.malformed]" in done.stderr
         wrong = ("policy", "test", "--digest", DIGEST, "--api", "0.24", "--build", "256", "--key", "good")
         assert "build id not valid [request.version-range]" in kbs(*wrong).stdout
 
@@ -251,6 +281,11 @@ class TestSuggestion:
         assert shown["digests"] == [base64.b64encode(bytes.fromhex(expected)).decode()]
         assert (shown["policies"], shown["minApi"]) == ([3], "0.24")
         assert done.stdout.startswith("policy app set: SEV\nsealpod kbs policy set app \\\n    --digest ")
+
+    def test_kinds_of_guests_are_named_once(self, kbs: Run) -> None:
+        digests = [word for at in range(3) for word in ("--digest", f"{at:064x}")]
+        done = kbs("policy", "suggest", *digests, "--allow-policy", "3", "--set", "q")
+        assert done.stdout.startswith("policy q set: digest (3 digests)\n")
 
     def test_a_range_of_vcpus(self, kbs: Run, files: tuple[str, ...]) -> None:
         done = kbs("policy", "suggest", *files, "--sev-policy", "7", "--vcpus", "1-3,8", "-o", "json")

@@ -180,6 +180,18 @@ def test_mistakes(kbs: Run, arguments: list[str], status: int, text: str) -> Non
     assert "Traceback" not in done.stderr
 
 
+def test_one_long_value_does_not_widen_a_table(kbs: Run) -> None:
+    name = "n" * 200
+    kbs("policy", "set", name)
+    kbs("policy", "set", "p", *(word for at in range(3) for word in ("--digest", f"{at:064x}")))
+    lines = kbs("policy", "list").stdout.splitlines()
+    assert max(len(one) for one in lines if not one.startswith(name)) < 220
+    assert lines[1].split()[0] == name  # what other verbs take is whole
+    assert "..." in lines[2]
+    everything = json.loads(kbs("policy", "list", "-o", "json").stdout)["policies"]
+    assert len(everything[1]["digests"]) == 3
+
+
 def test_no_database_named(kbs: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SEALPOD_KBS_DATABASE")
     done = kbs("secret", "list")

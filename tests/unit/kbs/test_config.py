@@ -184,7 +184,16 @@ class TestOptions:
 
     @pytest.mark.parametrize(
         "words",
-        [["--rate-limit", "-1"], ["--rate-limit", "nan"], ["--max-connections", "0"], ["--grace", "x"]],
+        [
+            ["--rate-limit", "-1"],
+            ["--rate-limit", "nan"],
+            ["--max-connections", "0"],
+            ["--grace", "x"],
+            ["--launch-ttl", "0"],
+            ["--launch-ttl", "inf"],
+            ["--chain-cache", "-1"],
+            ["--chain-cache", "x"],
+        ],
     )
     def test_numbers_that_cannot_be(self, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit):

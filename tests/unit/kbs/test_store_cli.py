@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import sqlite3
 import sys
 from collections.abc import Callable
@@ -167,6 +168,13 @@ def test_keys_of_records(kbs: Run, path: Path, key: str, tmp_path: Path, monkeyp
     assert done.returncode == 1
     assert "kek-missing" in {check for _, check, _ in checks(done)}
     assert kbs("secret", "show", "plain", "--reveal").returncode == 3
+    helpless = kbs("rewrap")
+    assert helpless.returncode == 1
+    assert re.search(
+        r"nothing to do; 2 left under key-encryption key [0-9a-f]+, which is not loaded: give it",
+        helpless.stdout,
+    )
+    assert "run it again" not in helpless.stdout
     old = f"file:{path}.kek"
     assert kbs("rewrap", "--old-kek", old, "-o", "json").json == {
         "schemaVersion": 1,
@@ -217,6 +225,17 @@ class TestDoctor:
         assert kbs("keyset", "set", "K", "--secret", "k").returncode == 0
         done = kbs("doctor")
         assert (done.returncode, done.stdout) == (0, "nothing is wrong\n")
+
+    def test_a_key_that_is_gone_is_not_yet_to_be_made(self, kbs: Run, path: Path, key: str) -> None:
+        kbs("policy", "set", "p", "--allow-policy", "3")
+        own = Path(f"{path}.kek")
+        own.unlink()
+        assert ("note", "kek", str(own)) in checks(kbs("doctor", "-o", "json"))  # nothing is sealed yet
+        kbs("secret", "set", "k", "--from-file", key)
+        own.unlink()
+        done = kbs("doctor", "-o", "json")
+        assert {("error", "kek", str(own))} == {one for one in checks(done) if one[1] == "kek"}
+        assert not own.exists()
 
     def test_it_changes_nothing(self, kbs: Run, path: Path) -> None:
         assert ("note", "empty", "database") in checks(kbs("doctor", "-o", "json"))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from argparse import SUPPRESS
 from typing import TYPE_CHECKING, Final
 
 from sealpod.kbs.admin.bodies import RULE
@@ -47,6 +48,12 @@ def add_digest_option(parser: argparse.ArgumentParser, text: str) -> None:
     parser.add_argument("--digest", dest="digests", metavar="DIGEST", action="append", default=[], help=text)
 
 
+def add_hidden_name(parser: argparse.ArgumentParser, name: str, *, dest: str, action: str = "store") -> None:
+    """What another verb calls an option of this one, taken without a word."""
+    # Neither default nor help: both are the option's own.
+    parser.add_argument(name, dest=dest, action=action, default=SUPPRESS, help=SUPPRESS)
+
+
 def add_version_options(parser: argparse.ArgumentParser, *, build: type = str) -> None:
     """``--min-api`` and ``--build-id``."""
     parser.add_argument("--min-api", metavar="MAJOR.MINOR", default="0.0", help="lowest firmware API version")
@@ -73,6 +80,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="an SEV policy word to allow, decimal or 0x...; may be repeated; none allows any",
     )
+    add_hidden_name(parser, "--sev-policy", dest="policies", action="append")
     add_version_options(parser)
 
 

@@ -145,7 +145,9 @@ def _try(store: BrokerStore, request: SecretRequest, asker: Asker) -> RequestRes
         material = gather(store, request, asker)
     except SealpodError as error:
         return RequestResult(request.label(), (), 0, error)
-    policies = tuple(judge(rule, asker.evidence) for rule in material.rules)
+    # The members of a bundle may share a policy, which then says the same of each.
+    rules = {rule.name: rule for rule in material.rules}
+    policies = tuple(judge(rule, asker.evidence) for rule in rules.values())
     try:
         size = len(material.payload())
     except SealpodError as error:

@@ -175,7 +175,7 @@ def _json(text: str) -> object:
     try:
         value: object = json.loads(text)
     except (ValueError, RecursionError):
-        raise _malformed("a policy column is not JSON") from None
+        raise _malformed("the text of a policy is not JSON") from None
     return value
 
 

@@ -25,7 +25,14 @@ def read_rule(path: str) -> Rule:
     raw = read_file(path, "default policy")
     if len(raw) > MAX_COLUMN:
         raise DecodeError(f"{path!r} is too large for a policy", code="policy.malformed")
-    return Rule.from_json(raw.decode("utf-8", "replace"))
+    try:
+        return Rule.from_json(raw.decode("utf-8", "replace"))
+    except DecodeError as error:
+        raise DecodeError(
+            f"the default policy {path!r} cannot be read: {error.message}",
+            code=error.code,
+            remedy="Correct the file",
+        ) from None
 
 
 class CurrentBroker:

@@ -119,6 +119,11 @@ def _sealer(engine: Engine, keks: KekSources) -> tuple[RecordSealer, list[Findin
     own = own_key_path(engine)
     if keks.active is None and own is not None and not os.path.exists(own):
         # Opening would make one, and a doctor changes nothing.
+        if survey(engine).missing(frozenset()):
+            text = "is gone, and records are sealed under it"
+            return RecordSealer(None), [
+                Finding("error", "kek", own, text, "put it back, or name the key with --kek")
+            ]
         return RecordSealer(None), [Finding("note", "kek", own, "is not there yet; serving makes it")]
     try:
         return open_sealer(engine, keks), []
