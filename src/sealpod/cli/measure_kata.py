@@ -82,6 +82,7 @@ def _foretell(args: argparse.Namespace) -> Foretold:
     node = Node(
         config=_text(args.kata_config),
         release=Release(args.runtime),
+        cpus=args.node_cpus,
         fips=args.fips,
         files=GuestFiles(args.ovmf or "", args.kernel or "", args.initrd or ""),
     )

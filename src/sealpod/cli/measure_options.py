@@ -172,6 +172,13 @@ def _kata(parser: argparse.ArgumentParser, mode: argparse.Action, ovmf: argparse
         help="what reads the configuration there: sealpod's runtime (default), or a release of Kata, which "
         "composes another command line",
     )
+    group.add_argument(
+        "--node-cpus",
+        metavar="N",
+        type=_processors,
+        default=0,
+        help="processors of the node: its guests have no more (default: it has enough)",
+    )
     group.add_argument("--fips", action="store_true", help="the node's kernel is in FIPS mode (Kata)")
 
 
@@ -214,6 +221,12 @@ def _number(name: str) -> Any:
             raise argparse.ArgumentTypeError(f"invalid {name} value: {text!r}") from None
 
     return number
+
+
+def _processors(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= _MAX_VCPUS):
+        raise argparse.ArgumentTypeError(f"not a number of processors: {text[:40]!r}")
+    return int(text[:9])
 
 
 def _counts(text: str) -> tuple[int, ...]:

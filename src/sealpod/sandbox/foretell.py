@@ -71,6 +71,8 @@ class Node:
     config: str
     """The configuration's text."""
     release: Release = Release.SEALPOD
+    cpus: int = 0
+    """The node's processors; 0: not known, and enough."""
     fips: bool = False
     """The node's kernel runs in FIPS mode (Kata then says so to the guest)."""
     files: GuestFiles | None = None
@@ -114,7 +116,7 @@ def foretell(
     settings = apply_annotations(settings_of(document), annotations)
     keys = guest_keys(document, annotations)
     mode = _mode(settings, keys, node.release)
-    wanted = _sizes(settings, keys, milli_cpus, node.release, counts)
+    wanted = _sizes(settings, keys, milli_cpus, node, counts)
     if mode != SEV and processors is None:
         raise UsageError(
             "the pod's processors are measured, and nothing says what they are",
@@ -209,11 +211,11 @@ def _mode(settings: Settings, keys: GuestKeys, release: Release) -> str:
 
 
 def _sizes(
-    settings: Settings, keys: GuestKeys, milli_cpus: int, release: Release, counts: Sequence[int]
+    settings: Settings, keys: GuestKeys, milli_cpus: int, node: Node, counts: Sequence[int]
 ) -> list[Sizes]:
     if counts:
-        return [with_vcpus(settings, keys, count, release) for count in counts]
-    return [sizes(settings, keys, milli_cpus, release)]
+        return [with_vcpus(settings, keys, count, node.release, node.cpus) for count in counts]
+    return [sizes(settings, keys, milli_cpus, node.release, node.cpus)]
 
 
 def _files(node: Node, settings: Settings) -> GuestFiles:

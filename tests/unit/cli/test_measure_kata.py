@@ -72,6 +72,13 @@ def test_the_digest_is_that_of_the_parts_and_the_line(node: Path, capsys: Output
     assert (found["mode"], found["policy"], found["runtime"], found["pod"]) == ("sev", "0x3", "sealpod", None)
 
 
+def test_a_node_has_so_many_processors_and_no_more(node: Path, capsys: Output) -> None:
+    found = record(capsys, "--pod", "pod.yaml", "--vcpu-type", "EPYC-v4", "--node-cpus", "2")
+    assert (found["vcpus"], " nr_cpus=2 " in str(found["cmdline"])) == (2, True)
+    with pytest.raises(SystemExit):
+        kata("--node-cpus", "0")
+
+
 def test_a_pod_brings_policy_and_size(node: Path, capsys: Output) -> None:
     found = record(capsys, "--pod", "pod.yaml", "--vcpu-type", "EPYC-v4")
     assert (found["mode"], found["vcpus"], found["policy"], found["fpu"]) == ("seves", 3, "0x5", "legacy")

@@ -119,6 +119,7 @@ STATIC = "[runtime]\nstatic_sandbox_resource_mgmt = true"
     ("release", "text", "milli", "expected"),
     [
         (Release.CC_0_3_0, "default_vcpus = 2", 3000, Sizes(2, 2)),
+        (Release.CC_0_3_0, "default_vcpus = 2\n" + STATIC, 3000, Sizes(5, 5)),
         (Release.KATA_3_3_0, "default_vcpus = 2", 3000, Sizes(2, 2)),
         (Release.KATA_3_3_0, "default_vcpus = 2\n" + STATIC, 2001, Sizes(5, 5)),
         (Release.KATA_3_19_1, STATIC, 1, Sizes(2, 2)),
@@ -129,6 +130,25 @@ STATIC = "[runtime]\nstatic_sandbox_resource_mgmt = true"
 )
 def test_sizes(release: Release, text: str, milli: int, expected: Sizes) -> None:
     assert sizes(*read(QEMU_SEV + text), milli, release) == expected
+
+
+@pytest.mark.parametrize(
+    ("release", "text", "milli", "expected"),
+    [
+        (Release.SEALPOD, "default_vcpus = -1", 0, Sizes(4, 4)),
+        (Release.SEALPOD, "default_vcpus = 3", 9000, Sizes(4, 4)),
+        (Release.SEALPOD, "default_vcpus = -1\ndefault_maxvcpus = 2", 0, Sizes(2, 2)),
+        (Release.SEALPOD, "", 1500, Sizes(3, 3)),
+        (Release.CC_0_3_0, "default_vcpus = -2", 9000, Sizes(4, 4)),
+        (Release.CC_0_3_0, "default_vcpus = 9", 9000, Sizes(4, 4)),
+        (Release.KATA_3_3_0, "default_vcpus = 9\n" + STATIC, 2000, Sizes(6, 6)),
+        (Release.KATA_3_19_1, "", 0, Sizes(1, 4)),
+        (Release.KATA_3_19_1, "default_maxvcpus = 8", 0, Sizes(1, 4)),
+        (Release.KATA_3_19_1, "default_maxvcpus = 2", 0, Sizes(1, 2)),
+    ],
+)
+def test_sizes_on_a_node_of_four_processors(release: Release, text: str, milli: int, expected: Sizes) -> None:
+    assert sizes(*read(QEMU_SEV + text), milli, release, 4) == expected
 
 
 @pytest.mark.parametrize(
@@ -143,3 +163,4 @@ def test_a_size_that_depends_on_the_host_is_refused(release: Release, text: str)
 def test_given_processors_count_whatever_the_pod_says() -> None:
     assert with_vcpus(*read(QEMU_SEV), 3, Release.CC_0_3_0) == Sizes(3, 3)
     assert with_vcpus(*read(QEMU_SEV + "default_maxvcpus = 8"), 3, Release.KATA_3_19_1) == Sizes(3, 8)
+    assert with_vcpus(*read(QEMU_SEV), 3, Release.KATA_3_19_1, 4) == Sizes(3, 4)
