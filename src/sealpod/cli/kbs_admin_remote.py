@@ -50,13 +50,13 @@ class Remote:
             raise errors.UsageError(
                 f"not the URL of an admin API: {url[:80]!r}",
                 code="admin.url",
-                remedy="For instance https://kbs.example:44445",
+                remedy="for instance https://kbs.example:44445",
             )
         from sealpod.kbs.server.config import is_loopback
 
         if parts.scheme == "http" and not is_loopback(parts.hostname):
             raise errors.UsageError(
-                "plain HTTP is for this machine only", code="admin.plaintext", remedy="Use https"
+                "plain HTTP is for this machine only", code="admin.plaintext", remedy="use https"
             )
         self._host, self._port = parts.hostname, parts.port
         self._context = (context or ssl.create_default_context()) if parts.scheme == "https" else None
@@ -78,7 +78,7 @@ class Remote:
             raise errors.UnavailableError(
                 f"the admin API at {self._host} does not answer ({type(error).__name__})",
                 code="admin.unreachable",
-                remedy="Start the broker with --admin-listen, check address, certificate and authorities",
+                remedy="start the broker with --admin-listen, check address, certificate and authorities",
             ) from None
         finally:
             link.close()
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
         raise errors.UsageError(
             f"`{' '.join(word for word in (name, verb) if word)}` needs the database",
             code="admin.verb",
-            remedy="Leave out --server, and give --database",
+            remedy="leave out --server, and give --database",
         )
     return {**_ACTIONS, **_MORE.get(name, {})}.get(verb, _end)(connect(args), noun, args)
 
@@ -153,7 +153,7 @@ def _end(remote: Remote, noun: Noun, args: argparse.Namespace) -> int:
         raise errors.UsageError(
             f"the admin API withdraws {noun.name} and keeps their rows",
             code="admin.verb",
-            remedy=f"Use `{noun.noun} {noun.api_end}`, or --database",
+            remedy=f"use `{noun.noun} {noun.api_end}`, or --database",
         )
     key, done = named(args), DONE[args.verb]
     remote.ask("DELETE", _path(noun, key))
@@ -201,7 +201,7 @@ def _refusal(status: int, value: Any, *, with_token: bool) -> errors.SealpodErro
     remedy = str(error.get("remedy", ""))[:1000]
     if status == 401:
         # What the broker says is for who sends the header.
-        remedy = "Check the token with the broker's owner" if with_token else "Give it with --token-file FILE"
+        remedy = "check the token with the broker's owner" if with_token else "give it with --token-file FILE"
     return family(
         str(error.get("message", f"HTTP status {status}"))[:1000],
         code=str(error.get("code", "admin.answer"))[:80],

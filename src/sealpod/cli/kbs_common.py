@@ -97,7 +97,7 @@ def database_url(args: argparse.Namespace) -> str | URL:
         raise UsageError(
             "no database given",
             code="usage.database",
-            remedy=f"Give --database sqlite:////ABSOLUTE/PATH.db or set {DATABASE_VARIABLE}",
+            remedy=f"give --database sqlite:////ABSOLUTE/PATH.db or set {DATABASE_VARIABLE}",
         )
     return from_environment
 
@@ -110,7 +110,7 @@ def refuse_database_options(args: argparse.Namespace) -> None:
             raise UsageError(
                 f"{option} and --server do not go together",
                 code="usage.database",
-                remedy="Name the database to work on it itself, or the server to ask its broker",
+                remedy="name the database to work on it itself, or the server to ask its broker",
             )
 
 

@@ -90,7 +90,7 @@ def client_context(
         raise UsageError(
             f"certificates cannot be read ({type(error).__name__})",
             code="tls.certificate",
-            remedy="Give files in PEM form, with a key that is not under a passphrase",
+            remedy="give files in PEM form, with a key that is not under a passphrase",
         ) from None
     if alpn:
         context.set_alpn_protocols([alpn])
@@ -114,5 +114,5 @@ def _check_private(path: str) -> None:
         raise AccessError(
             f"{path!r} (TLS key) can be read or changed by others (mode {mode:04o})",
             code="kbs.file-mode",
-            remedy="Make it this user's alone: chmod 600",
+            remedy="make it this user's alone: chmod 600",
         )

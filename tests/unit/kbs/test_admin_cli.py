@@ -153,9 +153,9 @@ def test_a_wrong_token(far: Run, kbs: Run, broker: RunningBroker, tmp_path: Path
     path = private(tmp_path / "wrong", b"x" * 40)
     done = kbs("secret", "list", "--server", f"http://{broker.admin_address}", "--token-file", path)
     assert done.returncode == 7
-    assert "no valid token; Check the token with the broker's owner [" in done.stderr
+    assert "no valid token; check the token with the broker's owner [" in done.stderr
     done = kbs("secret", "list", "--server", f"http://{broker.admin_address}")
-    assert "no valid token; Give it with --token-file FILE [" in done.stderr
+    assert "no valid token; give it with --token-file FILE [" in done.stderr
     (tmp_path / "wrong").chmod(0o644)
     done = kbs("secret", "list", "--server", f"http://{broker.admin_address}", "--token-file", path)
     assert "can be read or changed by others" in done.stderr
@@ -236,7 +236,7 @@ class TestTrial:
         path.write_text("{")
         done = kbs(*self.ASKED, "--key", "good", "--default-policy", str(path))
         assert f"the default policy '{path}' cannot be read: the text of a policy is not" in done.stderr
-        assert "Correct the file [policy.malformed]" in done.stderr
+        assert "correct the file [policy.malformed]" in done.stderr
         wrong = ("policy", "test", "--digest", DIGEST, "--api", "0.24", "--build", "256", "--key", "good")
         assert "build id not valid [request.version-range]" in kbs(*wrong).stdout
 

@@ -72,7 +72,7 @@ def digest(text: str) -> str:
         raise UsageError(
             f"not a launch digest: {text[:80]!r} ({error.message})",
             code="policy.digest-syntax",
-            remedy="Give 32 bytes as 44 characters of base64 or 64 hex digits",
+            remedy="give 32 bytes as 44 characters of base64 or 64 hex digits",
         ) from None
 
 

@@ -122,4 +122,4 @@ def _check_object(schema: Schema, value: dict[str, object], where: str) -> None:
 
 def _wrong(where: str, what: str) -> UsageError:
     # Never the value: it may be a secret.
-    return UsageError(f"{where} {what}", code="admin.body", remedy="See /openapi.json for what is taken")
+    return UsageError(f"{where} {what}", code="admin.body", remedy="see /openapi.json for what is taken")

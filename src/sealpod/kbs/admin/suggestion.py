@@ -124,7 +124,7 @@ def suggest(
     """
     known = {guest.digest: guest for guest in guests}
     if not known:
-        raise UsageError("no guest to allow", code="policy.no-guest", remedy="Give a measurement or a digest")
+        raise UsageError("no guest to allow", code="policy.no-guest", remedy="give a measurement or a digest")
     found = tuple(known.values())
     words = tuple(dict.fromkeys(policies)) or _policies(found)
     rule = Rule(tuple(encode_digest(guest.digest) for guest in found), words, min_api, tuple(build_ids))
@@ -167,5 +167,5 @@ def _notes(guests: Sequence[Guest], rule: Rule) -> Iterable[str]:
 
 def _bad_range(text: str) -> UsageError:
     return UsageError(
-        f"not a range of vCPUs: {text[:40]!r}", code="policy.vcpus", remedy="For instance 1-8 or 1,2,4"
+        f"not a range of vCPUs: {text[:40]!r}", code="policy.vcpus", remedy="for instance 1-8 or 1,2,4"
     )

@@ -34,7 +34,7 @@ class NoFiles:
         raise RefusedError(
             "No such file or directory",
             code="resource.file",
-            remedy="The broker's owner names the directory of its resources (--resources)",
+            remedy="the broker's owner names the directory of its resources (--resources)",
         )
 
 

@@ -33,7 +33,7 @@ MAX_LABEL: Final = 80
 MAX_VALUES: Final = 8
 """Allowed values quoted of a policy that refused; a policy may list thousands."""
 
-REMEDY: Final = "Compare with an export, log or webhook kept elsewhere; who can write to the database?"
+REMEDY: Final = "compare with an export, log or webhook kept elsewhere; who can write to the database?"
 
 _PREFIX: Final = b"sealpod audit 1"
 

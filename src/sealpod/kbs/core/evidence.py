@@ -20,7 +20,7 @@ MAX_VERSION_BYTE: Final = 0xFF
 MAX_DESCRIPTION: Final = 256
 """Characters kept of a launch description; the tables' column takes 512."""
 
-_OUT_OF_RANGE_REMEDY: Final = "Send the version PLATFORM_STATUS reports; each part is 0 to 255"
+_OUT_OF_RANGE_REMEDY: Final = "send the version PLATFORM_STATUS reports; each part is 0 to 255"
 
 
 @dataclass(frozen=True, slots=True)

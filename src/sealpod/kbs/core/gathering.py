@@ -56,7 +56,7 @@ def entries_of(requests: Sequence[SecretRequest], materials: Sequence[Material],
             raise RefusedError(
                 f"reply too large: more than {limit} bytes",
                 code="secret.reply-too-large",
-                remedy="Ask for fewer secrets at a time",
+                remedy="ask for fewer secrets at a time",
             )
         entries.append((request.guid, payload))
     return entries

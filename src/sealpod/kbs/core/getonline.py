@@ -30,7 +30,7 @@ from sealpod.secret import SecretBytes
 from sealpod.wire.binding import BINDING_NAME, BINDING_VERSION, request_digest
 from sealpod.wire.guid import parse_guid
 
-_REMEDY: Final = "Launch the guest again: its connection is not known to this key broker any more"
+_REMEDY: Final = "launch the guest again: its connection is not known to this key broker any more"
 
 
 def prepare(

@@ -78,7 +78,7 @@ def _same_policy(decision: Decision, launch: Launch, evidence: Evidence) -> None
         raise RefusedError(
             f"{stage.POLICY}: policy {claimed} is not the one of the launch bundle, {opened}",
             code="policy.mismatch",
-            remedy="Ask for the secret with the policy the bundle was made for",
+            remedy="ask for the secret with the policy the bundle was made for",
         )
 
 
@@ -93,7 +93,7 @@ def _table(requests: Sequence[SecretRequest], materials: Sequence[Material], lim
             raise RefusedError(
                 f"secret table too large: {len(table)} bytes, the guest has {limits.secret_area}",
                 code="secret.table-too-large",
-                remedy="Ask for fewer secrets, or for a connection and the rest online",
+                remedy="ask for fewer secrets, or for a connection and the rest online",
             )
     return table
 

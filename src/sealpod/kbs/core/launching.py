@@ -117,6 +117,6 @@ def launch_unknown(launch_id: UUID) -> NotFoundError:
     return NotFoundError(
         f"Launch ID not found. UUID: {launch_id}",
         code="launch.unknown",
-        remedy="Start the launch again with GetBundle: a launch id serves once, for some minutes, and not "
+        remedy="start the launch again with GetBundle: a launch id serves once, for some minutes, and not "
         "across a restart of a key broker without a key-encryption key",
     )

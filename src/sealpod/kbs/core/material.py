@@ -67,7 +67,7 @@ class KeyMaterial:
         if self.request.format == "json":
             return _json({"id": secret.id, "payload": _text(secret)})
         raise UsageError(
-            "Unknown format type", code="request.unknown-format", remedy="Ask for binary or json"
+            "Unknown format type", code="request.unknown-format", remedy="ask for binary or json"
         )
 
 
@@ -178,7 +178,7 @@ class ResourceMaterial:
             raise _unknown("resource", self.request.id)
         if self.request.format not in ("binary", "json"):
             raise UsageError(
-                "Unknown Secret Format", code="request.unknown-format", remedy="Ask for binary or json"
+                "Unknown Secret Format", code="request.unknown-format", remedy="ask for binary or json"
             )
         content = self.files.read(self.resource.path)
         if self.request.format == "binary":
@@ -198,7 +198,7 @@ def _present(name: str, secret: StoredSecret | None) -> StoredSecret:
 
 def _unknown(noun: str, name: str) -> SealpodError:
     return NotFoundError(
-        NO_ROWS, code=f"{noun}.unknown", remedy=f"The key owner sets it with `sealpod kbs {noun} set {name}`"
+        NO_ROWS, code=f"{noun}.unknown", remedy=f"the key owner sets it with `sealpod kbs {noun} set {name}`"
     )
 
 
@@ -214,7 +214,7 @@ def _decoded(secret: StoredSecret) -> SecretBytes:
         raise DecodeError(
             "Invalid Secret Format",
             code="secret.malformed",
-            remedy=f"The key owner sets it again with `sealpod kbs secret set {secret.id}`",
+            remedy=f"the key owner sets it again with `sealpod kbs secret set {secret.id}`",
         ) from None
 
 

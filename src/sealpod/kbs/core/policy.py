@@ -149,11 +149,11 @@ def check_all(rules: Iterable[Rule], evidence: Evidence) -> None:
 
 
 _DIGEST_REMEDY: Final = (
-    "Compare firmware, kernel, initrd and command line of the launch with those the policy's digest was "
+    "compare firmware, kernel, initrd and command line of the launch with those the policy's digest was "
     "calculated from (sealpod measure)"
 )
-_POLICY_REMEDY: Final = "Launch with an SEV policy the key owner allows"
-_FIRMWARE_REMEDY: Final = "Use a platform whose SEV firmware the key owner's policy allows"
+_POLICY_REMEDY: Final = "launch with an SEV policy the key owner allows"
+_FIRMWARE_REMEDY: Final = "use a platform whose SEV firmware the key owner's policy allows"
 _REMEDIES: Final = {
     "digest": _DIGEST_REMEDY,
     "sev-policy": _POLICY_REMEDY,
@@ -165,7 +165,7 @@ _REMEDIES: Final = {
 
 def _malformed(message: str) -> DecodeError:
     return DecodeError(
-        message, code="policy.malformed", remedy="Set the policy again with `sealpod kbs policy set`"
+        message, code="policy.malformed", remedy="set the policy again with `sealpod kbs policy set`"
     )
 
 

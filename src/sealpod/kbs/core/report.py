@@ -80,7 +80,7 @@ def _unusable() -> OperationError:
     return OperationError(
         "Failed to load keypair",
         code="report-key.malformed",
-        remedy="The broker's owner sets the report key again; it is base64 of a PKCS #8 key on P-256",
+        remedy="the broker's owner sets the report key again; it is base64 of a PKCS #8 key on P-256",
     )
 
 

@@ -97,13 +97,13 @@ def parse_requests(raw: Sequence[RawRequest], *, guids_are_uuids: bool) -> tuple
         raise UsageError(
             "two secrets have the same GUID",
             code="request.duplicate-guid",
-            remedy="Ask for each secret under a GUID of its own",
+            remedy="ask for each secret under a GUID of its own",
         )
     if BINDING_NAME in keys:
         raise UsageError(
             f"the name {BINDING_NAME} is the broker's own",
             code="request.reserved-guid",
-            remedy="Ask for each secret under a fresh GUID",
+            remedy="ask for each secret under a fresh GUID",
         )
     return requests
 
@@ -127,7 +127,7 @@ def _parse(raw: RawRequest) -> SecretRequest:
     raise UsageError(
         "Unknown Secret Type",
         code="request.unknown-type",
-        remedy="Ask for a key, bundle, connection, report or resource",
+        remedy="ask for a key, bundle, connection, report or resource",
     )
 
 

@@ -127,7 +127,7 @@ class KeyRing:
             raise VerificationError(
                 f"a record is sealed under key-encryption key {name}, which is not loaded",
                 code="seal.key-missing",
-                remedy="Add that key to the key broker's, see `sealpod kbs doctor`",
+                remedy="add that key to the key broker's, see `sealpod kbs doctor`",
             )
         try:
             key = kek.decrypt(payload[:NONCE_SIZE], payload[NONCE_SIZE:WRAPPED], _wrap_data(name))

@@ -92,12 +92,12 @@ class Admission:
         key = peer_key(host)
         limited = "loopback" if key is None and self._rate.loopback else key
         if self.calls >= self._limits.calls or (key and self._held[key] >= self._limits.calls_per_peer):
-            raise UnavailableError("too many calls at once", code="kbs.busy", remedy="Try again in a moment")
+            raise UnavailableError("too many calls at once", code="kbs.busy", remedy="try again in a moment")
         if limited is not None and not self._buckets.take(limited):
             raise UnavailableError(
                 f"more than {self._rate.rate:g} calls a second",
                 code="kbs.rate-limit",
-                remedy="Try again in a moment, or give the key broker another --rate-limit",
+                remedy="try again in a moment, or give the key broker another --rate-limit",
             )
         self.calls += 1
         if key:

@@ -31,7 +31,7 @@ def decode(message: type[Request], raw: bytes) -> Request:
         raise DecodeError(
             f"Malformed {message.__name__}",
             code="request.malformed",
-            remedy="Send the message keybroker.proto describes",
+            remedy="send the message keybroker.proto describes",
         ) from None
 
 

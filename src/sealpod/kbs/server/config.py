@@ -147,7 +147,7 @@ def split_listen(listen: str) -> tuple[str, int]:
     match = _LISTEN.fullmatch(listen)
     if match is None or int(match["port"]) > 0xFFFF:
         raise UsageError(
-            f"not HOST:PORT: {listen!r}", code="kbs.listen", remedy="For instance 127.0.0.1:44444"
+            f"not HOST:PORT: {listen!r}", code="kbs.listen", remedy="for instance 127.0.0.1:44444"
         )
     return match["host"], int(match["port"])
 
@@ -177,7 +177,7 @@ def trusted_roots(fingerprints: tuple[str, ...], *, amd_roots: bool) -> Mapping[
             raise UsageError(
                 f"not a SHA-256 in hex: {text[:80]!r}",
                 code="trust.fingerprint",
-                remedy="Give the 64 hex digits `sealpod sev export` prints for the platform's ARK",
+                remedy="give the 64 hex digits `sealpod sev export` prints for the platform's ARK",
             )
         trusted[fingerprint] = AMD_ARKS.get(fingerprint, MODEL_ROOT)
     if not trusted:

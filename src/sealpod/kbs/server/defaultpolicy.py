@@ -31,7 +31,7 @@ def read_rule(path: str) -> Rule:
         raise DecodeError(
             f"the default policy {path!r} cannot be read: {error.message}",
             code=error.code,
-            remedy="Correct the file",
+            remedy="correct the file",
         ) from None
 
 

@@ -66,7 +66,7 @@ def _check_private(found: os.stat_result, path: str, what: str) -> None:
         raise AccessError(
             f"{path!r} ({what}) can be read or changed by others (mode {mode:04o})",
             code="kbs.file-mode",
-            remedy="Make it the key broker's alone: chmod 600",
+            remedy="make it the key broker's alone: chmod 600",
         )
 
 

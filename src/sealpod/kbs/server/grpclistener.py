@@ -68,7 +68,7 @@ class GrpcListener:
             raise UnavailableError(
                 f"cannot listen on {address}",
                 code="kbs.listen",
-                remedy="Check that the address is this machine's and the port is free",
+                remedy="check that the address is this machine's and the port is free",
             )
         return int(bound)
 

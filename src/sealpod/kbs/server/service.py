@@ -143,7 +143,7 @@ class Service:
             except Exception as error:
                 _logger.error("%s failed on a %s", message.__name__, type(error).__name__)
                 _logger.debug("%s failed", message.__name__, exc_info=_without_text(error))
-                raise _Failed(SealpodError("internal error", remedy="See the key broker's log")) from None
+                raise _Failed(SealpodError("internal error", remedy="see the key broker's log")) from None
             return reply
 
         loop = asyncio.get_running_loop()

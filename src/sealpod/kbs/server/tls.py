@@ -93,7 +93,7 @@ def read_identity(files: TlsFiles) -> Identity:
         raise UsageError(
             f"the TLS key {files.key!r} is not the one of the certificate {files.certificate!r}",
             code="tls.pair",
-            remedy="Give the files that were made together",
+            remedy="give the files that were made together",
         )
     authority = None
     if files.client_ca is not None:
@@ -107,7 +107,7 @@ def _certificates(pem: bytes, path: str) -> Sequence[x509.Certificate]:
         return x509.load_pem_x509_certificates(pem)
     except ValueError:
         raise DecodeError(
-            f"no certificates in {path!r}", code="tls.certificate", remedy="Give a file in PEM form"
+            f"no certificates in {path!r}", code="tls.certificate", remedy="give a file in PEM form"
         ) from None
 
 
@@ -120,7 +120,7 @@ def load_key(pem: SecretBytes, path: str) -> Any:
         raise DecodeError(
             f"no private key in {path!r}",
             code="tls.key",
-            remedy="Give a file in PEM form, with a key that is not under a passphrase",
+            remedy="give a file in PEM form, with a key that is not under a passphrase",
         ) from None
 
 

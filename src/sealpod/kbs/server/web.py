@@ -134,7 +134,7 @@ def _bind(host: str, port: int) -> socket.socket:
         raise UnavailableError(
             f"cannot listen on {host}:{port}",
             code="kbs.listen",
-            remedy="Check that the address is this machine's and the port is free",
+            remedy="check that the address is this machine's and the port is free",
         ) from error
 
 

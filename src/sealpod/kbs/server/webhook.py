@@ -182,6 +182,6 @@ def _split(url: str) -> SplitResult:
         raise UsageError(
             "the webhook's file does not hold an http:// or https:// URL",
             code="webhook.url",
-            remedy="Write the URL alone into the file --audit-webhook names",
+            remedy="write the URL alone into the file --audit-webhook names",
         )
     return parts

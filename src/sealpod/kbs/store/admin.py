@@ -81,7 +81,7 @@ def put_row(connection: Connection, table: Table, key: str, name: str, values: d
         raise ConflictError(
             f"this database takes {name!r} and {twin!r} for the same id",
             code="store.same-id",
-            remedy="Choose an id that differs by more than case or spaces",
+            remedy="choose an id that differs by more than case or spaces",
         )
     advance_numbers(connection, table)
     connection.execute(insert(table).values({key: name, **values}))
@@ -121,7 +121,7 @@ def policy_number(connection: Connection, name: str | None) -> int | None:
     raise NotFoundError(
         f"no policy {name!r}",
         code="policy.unknown",
-        remedy="Set it first with `sealpod kbs policy set`, or see `sealpod kbs policy list`",
+        remedy="set it first with `sealpod kbs policy set`, or see `sealpod kbs policy list`",
     )
 
 

@@ -205,7 +205,7 @@ def _count_message(connection: Connection, client: UUID, most: int, now: float) 
         raise RefusedError(
             "the connection has had all the replies it may have",
             code="connection.exhausted",
-            remedy="Launch the guest again for a connection with a new key",
+            remedy="launch the guest again for a connection with a new key",
         )
     # One that simple-kbs made: from now on it is counted.
     row: Mapping[str, object] = {"client_id": str(client), "created_at": now, "messages": 1}

@@ -76,7 +76,7 @@ def read_entry(engine: Engine, number: int) -> Entry:
     for entry in read_entries(engine, after=number - 1, upto=number):
         return entry
     raise NotFoundError(
-        f"no audit record {number}", code="audit.unknown", remedy="See `sealpod kbs audit list`"
+        f"no audit record {number}", code="audit.unknown", remedy="see `sealpod kbs audit list`"
     )
 
 

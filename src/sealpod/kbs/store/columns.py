@@ -77,7 +77,7 @@ def names_of(column: object) -> tuple[str, ...]:
         raise DecodeError(
             "a keyset's list of secrets cannot be read",
             code="keyset.malformed",
-            remedy="The key owner sets it again with `sealpod kbs keyset set`",
+            remedy="the key owner sets it again with `sealpod kbs keyset set`",
         )
     return tuple(value)
 
@@ -86,5 +86,5 @@ def _unavailable(message: str) -> RefusedError:
     return RefusedError(
         message,
         code="policy.unavailable",
-        remedy="The key owner sets the policy again with `sealpod kbs policy set`",
+        remedy="the key owner sets the policy again with `sealpod kbs policy set`",
     )

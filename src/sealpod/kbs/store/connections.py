@@ -131,5 +131,5 @@ def _unknown(client_id: str) -> NotFoundError:
     return NotFoundError(
         f"no connection {client_id!r}",
         code="connection.unknown",
-        remedy="See `sealpod kbs connection list`",
+        remedy="see `sealpod kbs connection list`",
     )

@@ -121,7 +121,7 @@ def _missing(missing: dict[str, Counter[str]]) -> VerificationError:
     return VerificationError(
         f"records are sealed under key-encryption keys that are not loaded: {'; '.join(parts)}",
         code="seal.key-missing",
-        remedy="Load them with --kek or --old-kek; `sealpod kbs doctor` says what needs which",
+        remedy="load them with --kek or --old-kek; `sealpod kbs doctor` says what needs which",
     )
 
 
@@ -148,7 +148,7 @@ def _make_key(engine: Engine, path: str) -> None:
         raise NotFoundError(
             f"{path} is gone, and records are sealed under {', '.join(sorted(lost))}",
             code="kek.missing",
-            remedy="Put the file back, or name the key with --kek",
+            remedy="put the file back, or name the key with --kek",
         )
     temporary = f"{path}.{token_hex(8)}"
     text = b64encode(os.urandom(KEY_SIZE)) + b"\n"

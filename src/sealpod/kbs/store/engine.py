@@ -39,7 +39,7 @@ restarted closed them all, and one that is loaded should not be asked before eve
 POOL: Final = 5
 """Connections when nobody says otherwise: a command needs one."""
 
-_URL_REMEDY: Final = "Use SQLAlchemy's form, for instance sqlite:////var/lib/sealpod/kbs.db"
+_URL_REMEDY: Final = "use SQLAlchemy's form, for instance sqlite:////var/lib/sealpod/kbs.db"
 
 
 def open_engine(url: str | URL, *, pool_size: int = POOL, migrate: bool = False) -> Engine:
@@ -206,7 +206,7 @@ def _create_file(path: str) -> None:
         raise NotFoundError(
             f"the database's directory does not exist: {os.path.dirname(path) or '.'}",
             code="store.directory",
-            remedy="Create it, readable by the key broker alone",
+            remedy="create it, readable by the key broker alone",
         ) from None
     except PermissionError:
         raise AccessError(f"no permission for the database {path}", code="store.access") from None

@@ -31,7 +31,7 @@ MAX_VALUE: Final = 4096
 
 _HOST: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%a-z]+\]|[^:\[\]/@?\s]+)(?::(?P<port>[0-9]{1,5}))?")
 _REMEDY: Final = (
-    "Set KBS_DB_TYPE to mysql, postgres or sqlite, and KBS_DB_HOST, KBS_DB_USER, KBS_DB_PW and KBS_DB, or "
+    "set KBS_DB_TYPE to mysql, postgres or sqlite, and KBS_DB_HOST, KBS_DB_USER, KBS_DB_PW and KBS_DB, or "
     "each with _FILE and a file's name"
 )
 

@@ -70,7 +70,7 @@ def translated() -> Iterator[None]:
 def _translate(error: SQLAlchemyError) -> SealpodError:
     if isinstance(error, PoolTimeoutError):
         return UnavailableError(
-            "all connections to the database are in use", code="store.busy", remedy="Allow it more of them"
+            "all connections to the database are in use", code="store.busy", remedy="allow it more of them"
         )
     original = error.orig if isinstance(error, DBAPIError) else None
     if isinstance(original, sqlite3.Error):
@@ -83,11 +83,11 @@ def _translate(error: SQLAlchemyError) -> SealpodError:
         return AccessError(
             f"the database does not let us in ({cause})",
             code="store.access",
-            remedy="Check user, password and rights",
+            remedy="check user, password and rights",
         )
     if number in _NO_DATABASE:
         return NotFoundError(
-            f"the server has no such database ({cause})", code="store.database", remedy="Create it first"
+            f"the server has no such database ({cause})", code="store.database", remedy="create it first"
         )
     lost = isinstance(error, DBAPIError) and error.connection_invalidated
     if lost or number in _READ_ONLY or isinstance(error, OperationalError | InterfaceError):
@@ -109,7 +109,7 @@ def _unavailable(cause: str) -> UnavailableError:
     return UnavailableError(
         f"the database does not answer ({cause})",
         code="store.unavailable",
-        remedy="Check that the database runs, is writable and has space",
+        remedy="check that the database runs, is writable and has space",
     )
 
 
@@ -117,7 +117,7 @@ def _full(cause: str) -> UnavailableError:
     return UnavailableError(
         f"the database has no space left ({cause})",
         code="store.full",
-        remedy="Make room; what was written before is kept, what was asked for is not done",
+        remedy="make room; what was written before is kept, what was asked for is not done",
     )
 
 

@@ -24,7 +24,7 @@ class DirectoryFiles:
             raise NotFoundError(
                 f"no directory {directory!r} (resources)",
                 code="kbs.file",
-                remedy="Create it, or correct --resources",
+                remedy="create it, or correct --resources",
             )
         self._root = directory
         self._limit = limit
@@ -59,7 +59,7 @@ class DirectoryFiles:
         return SecretBytes(data)
 
 
-_REMEDY = "The key owner puts the file into the broker's directory of resources, or corrects its path"
+_REMEDY = "the key owner puts the file into the broker's directory of resources, or corrects its path"
 
 
 def _outside() -> SealpodError:

@@ -73,7 +73,7 @@ def load_keys(source: str) -> tuple[SecretBytes, ...]:
 
 
 REMEDY: Final = (
-    "Give --kek file:PATH, env:NAME or `command:PROGRAM ...`; `openssl rand -base64 32` makes a key"
+    "give --kek file:PATH, env:NAME or `command:PROGRAM ...`; `openssl rand -base64 32` makes a key"
 )
 
 
@@ -154,7 +154,7 @@ def _run(command: str) -> bytes:
         raise OperationError(
             f"{argv[0]} failed with status {done.returncode}",
             code="kek.command",
-            remedy="Run it by hand; it has to print the key on standard output",
+            remedy="run it by hand; it has to print the key on standard output",
         )
     return done.stdout
 

@@ -104,5 +104,5 @@ def _unknown(keyset_id: str) -> NotFoundError:
     return NotFoundError(
         f"no keyset {keyset_id!r}",
         code="keyset.unknown",
-        remedy="Set it with `sealpod kbs keyset set`, or see `sealpod kbs keyset list`",
+        remedy="set it with `sealpod kbs keyset set`, or see `sealpod kbs keyset list`",
     )

@@ -88,5 +88,5 @@ def _check(db: Database, launch_id: str) -> None:
 
 def _unknown(launch_id: str) -> NotFoundError:
     return NotFoundError(
-        f"no launch {launch_id!r} in progress", code="launch.unlisted", remedy="See `sealpod kbs launch list`"
+        f"no launch {launch_id!r} in progress", code="launch.unlisted", remedy="see `sealpod kbs launch list`"
     )

@@ -80,14 +80,14 @@ def require_current(engine: Engine, *, migrate: bool) -> None:
         raise ConflictError(
             f"the database is at revision {found.revision} of a later sealpod; this one knows {HEAD}",
             code="store.too-new",
-            remedy="Use that version, or its `sealpod kbs migrate down` first",
+            remedy="use that version, or its `sealpod kbs migrate down` first",
         )
     if found.layout is not Layout.EMPTY and not migrate:
         owner = "simple-kbs" if found.layout is Layout.FOREIGN else "an earlier sealpod"
         raise ConflictError(
             f"the database has the tables of {owner} and was not migrated",
             code="store.unmigrated",
-            remedy="Run `sealpod kbs migrate up` after a backup, or `sealpod kbs serve --migrate`; nothing "
+            remedy="run `sealpod kbs migrate up` after a backup, or `sealpod kbs serve --migrate`; nothing "
             "is lost, and `sealpod kbs migrate down` undoes it",
         )
     # Loaded where needed: most commands find nothing to do.

@@ -82,7 +82,7 @@ def _refuse_losses(engine: Engine) -> None:
         raise ConflictError(
             f"going back to simple-kbs' tables would lose {' and '.join(losses)}",
             code="store.would-lose",
-            remedy="Keep what `sealpod kbs audit export` and `policy list` print, then say --discard",
+            remedy="keep what `sealpod kbs audit export` and `policy list` print, then say --discard",
         )
 
 
@@ -131,7 +131,7 @@ def _check_columns(connection: Connection) -> None:
             raise ConflictError(
                 f"table {table.name} has no column {missing[0]}: it is not simple-kbs'",
                 code="store.layout",
-                remedy="Give the key broker a database of its own",
+                remedy="give the key broker a database of its own",
             )
 
 

@@ -39,7 +39,7 @@ def set_policy(db: Database, name: str, rule: Rule) -> int:
     """
     check_identifier("policy", name, limit=schema.MAX_NAME)
     if name.isdigit():
-        raise UsageError("a policy name is not a number", code="policy.id", remedy="Give it a letter")
+        raise UsageError("a policy name is not a number", code="policy.id", remedy="give it a letter")
     with db.writing() as connection:
         try:
             number = policy_number(connection, name)
@@ -89,7 +89,7 @@ def delete_policy(db: Database, name: str) -> None:
             raise ConflictError(
                 f"policy {name!r} is used by {', '.join(users)}",
                 code="policy.in-use",
-                remedy="Set these with another policy, or delete them, first",
+                remedy="set these with another policy, or delete them, first",
             )
         connection.execute(delete(names).where(names.c.polid == number))
         connection.execute(delete(policy).where(policy.c.id == number))

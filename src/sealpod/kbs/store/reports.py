@@ -113,7 +113,7 @@ def _not_a_key() -> UsageError:
     return UsageError(
         "not a P-256 private key in PKCS #8",
         code="report-key.syntax",
-        remedy="Let `sealpod kbs report-key set ID --generate` make one, or give PEM or DER",
+        remedy="let `sealpod kbs report-key set ID --generate` make one, or give PEM or DER",
     )
 
 
@@ -137,5 +137,5 @@ def _unknown(key_id: str) -> NotFoundError:
     return NotFoundError(
         f"no report key {key_id!r}",
         code="report-key.unknown",
-        remedy="Set it with `sealpod kbs report-key set`, or see `sealpod kbs report-key list`",
+        remedy="set it with `sealpod kbs report-key set`, or see `sealpod kbs report-key list`",
     )

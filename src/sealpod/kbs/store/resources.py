@@ -85,7 +85,7 @@ def _check_path(path: str) -> None:
         raise UsageError(
             f"not a path below the broker's resources: {path!r}",
             code="resource.path",
-            remedy="Give it relative to that directory, without ..",
+            remedy="give it relative to that directory, without ..",
         )
 
 
@@ -104,5 +104,5 @@ def _unknown(resource_id: str) -> NotFoundError:
     return NotFoundError(
         f"no resource {resource_id!r}",
         code="resource.unknown",
-        remedy="Set it with `sealpod kbs resource set`, or see `sealpod kbs resource list`",
+        remedy="set it with `sealpod kbs resource set`, or see `sealpod kbs resource list`",
     )

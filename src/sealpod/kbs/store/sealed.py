@@ -52,7 +52,7 @@ def seal_plain(db: Database) -> Walked:
     """
     if not db.sealer.seals:
         raise UsageError(
-            "no key-encryption key is loaded", code="kek.unconfigured", remedy="Give one with --kek"
+            "no key-encryption key is loaded", code="kek.unconfigured", remedy="give one with --kek"
         )
 
     def seal(column: SealedColumn, key: str, text: str) -> str | None:
@@ -88,7 +88,7 @@ def rewrap(db: Database) -> Walked:
     keys = db.sealer.keys
     if keys is None:
         raise UsageError(
-            "no key-encryption key is loaded", code="kek.unconfigured", remedy="Give one with --kek"
+            "no key-encryption key is loaded", code="kek.unconfigured", remedy="give one with --kek"
         )
     ring = keys.ring()
 
@@ -122,7 +122,7 @@ def unseal(db: Database) -> Walked:
         raise OperationError(
             f"{walked.overtaken} records were changed meanwhile",
             code="seal.overtaken",
-            remedy="Stop the key broker, then do it again",
+            remedy="stop the key broker, then do it again",
         )
     return walked
 

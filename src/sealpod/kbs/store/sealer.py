@@ -74,7 +74,7 @@ class RecordSealer:
             raise UsageError(
                 f"a secret has at most {self.limit(width)} bytes",
                 code="secret.size",
-                remedy="Store a key and encrypt what it protects",
+                remedy="store a key and encrypt what it protects",
             )
         return written
 
@@ -89,7 +89,7 @@ class RecordSealer:
             raise VerificationError(
                 "a record is sealed, and no key-encryption key is loaded",
                 code="seal.key-missing",
-                remedy="Start with the key it was sealed under, see `sealpod kbs doctor`",
+                remedy="start with the key it was sealed under, see `sealpod kbs doctor`",
             )
         sealed = column.encode("utf-8", "surrogatepass")
         return _unpack(self.keys.open(sealed, context=record_context(table, key)))

@@ -41,7 +41,7 @@ def set_secret(db: Database, secret_id: str, value: SecretBytes, *, policy: str 
         raise UsageError(
             f"a secret has 1 to {largest} bytes, this one {len(value)}",
             code="secret.size",
-            remedy="Store a key and encrypt what it protects",
+            remedy="store a key and encrypt what it protects",
         )
     text = SecretBytes(encode_base64(value.reveal()).encode("ascii"))
     written = db.sealer.seal_text(TABLE, secret_id, text, width=schema.MAX_SECRET_TEXT)
@@ -78,7 +78,7 @@ def delete_secret(db: Database, secret_id: str) -> None:
             raise ConflictError(
                 f"secret {secret_id!r} is in keyset {', '.join(users)}",
                 code="secret.in-use",
-                remedy="Set the keyset without it, or delete the keyset, first",
+                remedy="set the keyset without it, or delete the keyset, first",
             )
         row = exact_row(connection, schema.secrets, "secret_id", secret_id)
         if row is None:
@@ -91,7 +91,7 @@ def unknown_secret(secret_id: str) -> NotFoundError:
     return NotFoundError(
         f"no secret {secret_id!r}",
         code="secret.unknown",
-        remedy="Set it with `sealpod kbs secret set`, or see `sealpod kbs secret list`",
+        remedy="set it with `sealpod kbs secret set`, or see `sealpod kbs secret list`",
     )
 
 

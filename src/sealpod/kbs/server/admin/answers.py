@@ -57,7 +57,7 @@ async def http_error(request: Request, error: Exception) -> Response:
         refused.headers["allow"] = ", ".join(sorted(_methods(request)))
         return refused
     return error_response(
-        errors.NotFoundError("no such route", code="admin.route", remedy="See /openapi.json")
+        errors.NotFoundError("no such route", code="admin.route", remedy="see /openapi.json")
     )
 
 

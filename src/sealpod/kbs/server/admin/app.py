@@ -115,7 +115,7 @@ class AdminApi:
         except Exception as error:  # noqa: BLE001 - a bug of ours must not end the connection unsaid
             # Its text may quote the data it failed on.
             _logger.error("%s %s failed on a %s", request.method, request.url.path, type(error).__name__)
-            return error_response(errors.SealpodError("internal error", remedy="See the key broker's log"))
+            return error_response(errors.SealpodError("internal error", remedy="see the key broker's log"))
 
     async def _run(self, work: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self.workers, copy_context().run, work)

@@ -47,13 +47,13 @@ class Gatekeeper:
             raise UsageError(
                 "the admin API needs a token or client certificates",
                 code="admin.open",
-                remedy="Give --admin-token-file, or --admin-tls-client-ca",
+                remedy="give --admin-token-file, or --admin-tls-client-ca",
             )
         if config.tls is None and not is_loopback(split_listen(config.listen)[0]):
             raise UsageError(
                 "the admin API without TLS answers on loopback only",
                 code="admin.plaintext",
-                remedy="Give --admin-tls-cert and --admin-tls-key, or an address of this machine's own",
+                remedy="give --admin-tls-cert and --admin-tls-key, or an address of this machine's own",
             )
         path = config.token_file
         self._tokens = None if path is None else Watched((path,), lambda: read_tokens(path))
@@ -108,6 +108,6 @@ def _match(tokens: tuple[Token, ...], authorization: str | None) -> str:
             found = token.name
     if found is None:
         raise AccessError(
-            "no valid token", code="admin.unauthorized", remedy="Send `Authorization: Bearer TOKEN`"
+            "no valid token", code="admin.unauthorized", remedy="send `Authorization: Bearer TOKEN`"
         )
     return found

@@ -46,13 +46,13 @@ def read_key(request: Request) -> str:
     """The id in the path. :raise NotFoundError: none. :raise UsageError: ``admin.id``: it is not UTF-8."""
     key: str = request.path_params["id"]
     if not key:
-        raise errors.NotFoundError("no such route", code="admin.route", remedy="See /openapi.json")
+        raise errors.NotFoundError("no such route", code="admin.route", remedy="see /openapi.json")
     try:
         # The server put U+FFFD for what is not UTF-8, so that different ids would have become one.
         unquote_to_bytes(request.scope["raw_path"]).decode()
     except UnicodeDecodeError:
         raise errors.UsageError(
-            "the id is not UTF-8", code="admin.id", remedy="Percent-encode the bytes of its UTF-8"
+            "the id is not UTF-8", code="admin.id", remedy="percent-encode the bytes of its UTF-8"
         ) from None
     return key
 
