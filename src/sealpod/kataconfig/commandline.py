@@ -75,6 +75,8 @@ class GuestKeys:
     static_sizes: bool
     """``static_sandbox_resource_mgmt``: a pod's limits are added before its machine is made."""
     snp: bool
+    kernel_params: str
+    """The file's, before anybody splits it."""
 
 
 def guest_keys(document: Document, annotations: Mapping[str, str]) -> GuestKeys:
@@ -102,6 +104,7 @@ def guest_keys(document: Document, annotations: Mapping[str, str]) -> GuestKeys:
         cdh_timeout=_value(document, AGENT, "cdh_api_timeout", 0),
         static_sizes=_value(document, RUNTIME, "static_sandbox_resource_mgmt", False),
         snp=_value(document, HYPERVISOR, "sev_snp_guest", False),
+        kernel_params=_value(document, HYPERVISOR, "kernel_params", ""),
     )
 
 
@@ -111,6 +114,7 @@ def command_line(
     """Kata's command line; ``fips``: the host's kernel runs in FIPS mode.
 
     :raise UsageError: ``release`` is not one of Kata.
+    :raise DecodeError: Kata would start no guest with these ``kernel_params``.
     """
     if release is Release.SEALPOD:
         raise UsageError("this project's own command line is not Kata's", code="measure.release")
@@ -135,7 +139,7 @@ def _words(settings: Settings, keys: GuestKeys, nr_cpus: int, release: Release, 
     if keys.virtio_scsi:
         yield "scsi_mod.scan=none"
     yield from _agent_words(settings, keys, release)
-    yield from settings.kernel_words
+    yield from _parameters(settings, keys, release)
     if fips:
         yield "fips=1"
 
@@ -151,6 +155,34 @@ def _agent_words(settings: Settings, keys: GuestKeys, release: Release) -> Itera
         yield "agent.debug_console agent.debug_console_vport=1026"
     if keys.cdh_timeout and release is Release.KATA_3_19_1:
         yield f"agent.cdh_api_timeout={keys.cdh_timeout}"
+
+
+def _parameters(settings: Settings, keys: GuestKeys, release: Release) -> Iterator[str]:
+    """``kernel_params`` of file and annotation, split into names and values and joined as Kata does it.
+
+    A name without a value loses its equals sign (``virtcontainers/hypervisor.go: SerializeParams``).
+    """
+    words = keys.kernel_params.split()
+    others = settings.kernel_words[len(words) :]
+    for word in (*(words if release is Release.CC_0_3_0 else _quoted(keys.kernel_params)), *others):
+        name, _, value = word.partition("=")
+        if not name:
+            raise DecodeError(
+                f"kernel_params: {word[:80]!r} has no name before its equals sign", code="config.value"
+            )
+        yield word if value else name
+
+
+def _quoted(text: str) -> Iterator[str]:
+    """The fields of ``text`` between spaces outside double quotes (3.2.0 and later, the file's only)."""
+    start, inside = 0, False
+    for place, letter in enumerate(text + " "):
+        if letter == '"':
+            inside = not inside
+        elif letter == " " and (not inside or place == len(text)):
+            if field := text[start:place].strip():
+                yield field
+            start = place + 1
 
 
 def _value(document: Document, table: str, name: str, default: _T) -> _T:

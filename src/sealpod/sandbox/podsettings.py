@@ -206,7 +206,18 @@ def guest_kbc(kata: Settings) -> str:
 
 
 def kernel_words(kata: Settings) -> tuple[str, ...]:
-    """The configuration's words, and the one the runtime adds to them."""
+    """The configuration's words, and the one the runtime adds to them.
+
+    :raise DecodeError: one has a double quote. The guest's kernel would take what is quoted for one value,
+        the agent, which reads word by word, for several.
+    """
+    for one in kata.kernel_params:
+        if '"' in one:
+            raise DecodeError(
+                f"kernel_params: {one[:80]!r} has a double quote, which the guest's agent does not read",
+                code="config.value",
+                remedy="give values without spaces, and leave the quotes out",
+            )
     word = AA_KBC_PARAMS + guest_kbc(kata)
     given = any(one.startswith(AA_KBC_PARAMS) for one in kata.kernel_params)
     return kata.kernel_params if given or word == AA_KBC_PARAMS else (*kata.kernel_params, word)

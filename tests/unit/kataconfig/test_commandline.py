@@ -98,6 +98,35 @@ def test_annotations_reach_it_when_they_are_enabled() -> None:
     assert " agent.container_pipe_size=12 " in found
 
 
+@pytest.mark.parametrize(
+    ("given", "first", "later"),
+    [
+        ('a="b  c" d', 'a="b c" d', 'a="b  c" d'),
+        (' "a=b c"  d= ', '"a=b c" d', '"a=b c" d'),
+        (" a \tb\tc  d=e== ", "a b c d=e==", "a b\tc d=e=="),
+        ('a "b  c', 'a "b c', 'a "b  c'),
+    ],
+)
+def test_parameters_are_split_and_joined_as_each_release_does_it(given: str, first: str, later: str) -> None:
+    text = f"[hypervisor.qemu]\nkernel_params = '{given}'\n"
+    for release, expected in zip(KATA, (first, later, later), strict=True):
+        assert line(text, release=release).endswith(f" scsi_mod.scan=none {expected}")
+
+
+def test_the_annotations_parameters_are_split_at_every_space() -> None:
+    text = "[hypervisor.qemu]\nenable_annotations = ['kernel_params']\nkernel_params = 'a=\"b  c\"'\n"
+    given = {"io.katacontainers.config.hypervisor.kernel_params": 'd="e  f" g='}
+    assert line(text, given, Release.KATA_3_19_1).endswith('=none a="b  c" d="e f" g')
+
+
+def test_a_parameter_without_a_name_starts_no_guest_of_kata() -> None:
+    text = "[hypervisor.qemu]\nkernel_params = 'a=\"b = c\"'\n"
+    assert line(text, release=Release.KATA_3_19_1).endswith(' a="b = c"')
+    with pytest.raises(DecodeError) as caught:
+        line(text, release=Release.CC_0_3_0)
+    assert caught.value.code == "config.value"
+
+
 def test_an_annotation_that_is_no_number_is_refused() -> None:
     with pytest.raises(DecodeError):
         line(QEMU_SEV, {"io.katacontainers.config.agent.container_pipe_size": "-1"})

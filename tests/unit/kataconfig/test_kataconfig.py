@@ -143,7 +143,6 @@ def test_without_it_nothing_is_injected(key: str) -> None:
         (hypervisor("enable_annotations = [1]"), "config.type"),
         (hypervisor('kernel = "\\u0000"'), "config.value"),
         (hypervisor('enable_annotations = ["("]'), "config.value"),
-        (hypervisor("kernel_params = 'a=\"b\"'"), "config.value"),
         (hypervisor('guest_pre_attestation_proxy = "http://h:1"'), "config.value"),
         (hypervisor('guest_pre_attestation_proxy = "h:65536"'), "config.value"),
         (hypervisor('guest_pre_attestation_kbs_mode = "both"'), "config.value"),

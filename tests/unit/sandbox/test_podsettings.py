@@ -93,6 +93,13 @@ def test_a_word_of_ours_is_not_said_twice(settle) -> None:  # type: ignore[no-un
     assert (words.count("panic=1"), words.count("quiet")) == (1, 1)
 
 
+def test_a_quoted_word_is_refused(settle) -> None:  # type: ignore[no-untyped-def]
+    """The guest's agent would find parameters of its own within the quotes."""
+    with pytest.raises(DecodeError, match="double quote") as caught:
+        settle("kernel_params = 'a=\"b agent.log=debug\"'\n")
+    assert caught.value.code == "config.value"
+
+
 @pytest.mark.parametrize(
     ("text", "quota", "expected"),
     [
