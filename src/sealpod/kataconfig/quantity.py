@@ -33,4 +33,4 @@ def parse_quantity(text: str) -> Fraction | None:
         return number * Fraction(10) ** int(match["exponent"])
     if suffix in _DECIMAL:
         return number * Fraction(10) ** _DECIMAL[suffix]
-    return number * 1024 ** (_BINARY.index(suffix[0]) + 1)
+    return number * Fraction(1024) ** (_BINARY.index(suffix[0]) + 1)
