@@ -25,7 +25,7 @@ ROOT = "/run/kata-containers"
 
 
 @contextlib.asynccontextmanager
-async def booted(lab: Lab, *words: str) -> AsyncIterator[AgentClient]:
+async def booted(lab: Lab, *words: str, vsock: bool = False) -> AsyncIterator[AgentClient]:
     """A guest with an empty pod; ``words`` are added to its kernel command line."""
     spec = PodSpec(
         files=lab.files,
@@ -34,6 +34,7 @@ async def booted(lab: Lab, *words: str) -> AsyncIterator[AgentClient]:
         memory=int(MEMORY),
         insecure_registries=(from_guest(lab.registry),),
         extra_cmdline=words,
+        vsock=vsock,
     )
     options = HostOptions(cache_directory(), platform_state=lab.state, accelerator=lab.accelerator)
     async with (
