@@ -108,5 +108,5 @@ def test_a_pod_on_the_kernels_own_device(guest_files: GuestFiles) -> None:
     assert (pod["device"], pod["serial"]) == ("vhost-vsock-pci", False)
     # QEMU holds the number, and nobody else.
     assert (pod["opened"], pod["ours"]) == (1, 0)
-    assert pod["ready"]
+    assert (pod["ready"], pod["echoed"]) == (True, True)
     assert (pod["ended"], pod["left"]) == ("sandbox.stopped", [])

@@ -16,6 +16,7 @@ from typing import Any
 
 from sealpod.errors import SealpodError
 from sealpod.sandbox import state
+from sealpod.sandbox.agent import AgentClient
 from sealpod.sandbox.podport import PodRequest
 from sealpod.sandbox.podvm import start_pod
 from sealpod.wire.pb import agent_pb2
@@ -30,6 +31,7 @@ enable_debug = true
 [agent.kata]
 dial_timeout = 3000
 """
+MUCH = 1 << 20
 STATE = "/tmp/state"
 
 
@@ -67,6 +69,16 @@ def open_links() -> list[str]:
     return [name for name in os.listdir("/proc/self/fd") if os.path.islink(f"/proc/self/fd/{name}")]
 
 
+async def echo(agent: AgentClient) -> bool:
+    """Much data in both directions: the agent names the method it does not have."""
+    name = "".join(f"{number:08x}" for number in range(MUCH // 8))
+    try:
+        await agent.call(name, agent_pb2.GuestDetailsRequest(), seconds=600)
+    except SealpodError as error:
+        return name in error.message
+    return False
+
+
 async def talk() -> dict[str, Any]:
     start = time.monotonic()
     vm = await start_pod(request())
@@ -77,6 +89,7 @@ async def talk() -> dict[str, Any]:
         asked = agent_pb2.GuestDetailsRequest(mem_block_size=False, mem_hotplug_probe=False)
         answer.ParseFromString(await vm.agent.call("GetGuestDetails", asked, seconds=600))
         await vm.agent.check(seconds=600)
+        echoed = await echo(vm.agent)
         phases = vm.describe()["phases"]
         console = list(vm.console(200))
     finally:
@@ -84,6 +97,7 @@ async def talk() -> dict[str, Any]:
     ended = await vm.wait()
     return {
         **found,
+        "echoed": echoed,
         "agent": answer.agent_details.version,
         "ready": any("agent ready" in line for line in console),
         "ended": ended.code,
