@@ -18,8 +18,8 @@ from urllib.parse import quote, urlsplit
 from sealpod import errors
 from sealpod.cli.kbs_admin_suggest import suggest_and_keep
 from sealpod.cli.kbs_admin_trial import print_trial, test_body
-from sealpod.cli.kbs_common import print_done, print_list, print_object
-from sealpod.cli.kbs_nouns import named, print_note
+from sealpod.cli.kbs_common import print_done, print_object
+from sealpod.cli.kbs_nouns import named, print_found, print_note
 from sealpod.kbs.admin.noun import DONE, Noun
 from sealpod.kbs.admin.nouns import BY_NOUN
 from sealpod.secret import SecretBytes
@@ -127,10 +127,11 @@ def _context(args: argparse.Namespace) -> ssl.SSLContext:
 
 def _list(remote: Remote, noun: Noun, args: argparse.Namespace) -> int:
     # The API lists them all; what the options choose by a member is chosen here.
-    wanted = {member: value for member, value in noun.chosen(args).items() if value is not None}
-    wanted = {member: value for member, value in wanted.items() if member in noun.shown["properties"]}
+    chosen = noun.chosen(args)
+    limit = chosen.pop("limit", None)
+    wanted = {member: value for member, value in chosen.items() if value is not None}
     found = remote.ask("GET", f"/v1/{noun.name}")[noun.key]
-    print_list(args, noun.key, [one for one in found if wanted.items() <= one.items()], noun.header)
+    print_found(args, noun, [one for one in found if wanted.items() <= one.items()][:limit])
     return 0
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -72,10 +72,15 @@ def _list(args: argparse.Namespace) -> int:
     noun = BY_NOUN[args.noun]
     with open_database(args) as db:
         found = noun.verbs().list(db, **noun.chosen(args))
+    print_found(args, noun, found)
+    return 0
+
+
+def print_found(args: argparse.Namespace, noun: Noun, found: Sequence[Object]) -> None:
+    """All of a kind that were asked for."""
     if args.output == "text":
         found = [_brief(noun, one) for one in found]
     print_list(args, noun.key, found, [noun.yes_or_no.get(heading, heading) for heading in noun.header])
-    return 0
 
 
 def _brief(noun: Noun, one: Object) -> Object:

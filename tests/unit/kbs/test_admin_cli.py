@@ -6,8 +6,10 @@ from __future__ import annotations
 import base64
 import io
 import json
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -101,13 +103,9 @@ def test_the_same_verbs_print_the_same(kbs: Run, far: Run, url: str, tmp_path: P
                 }
             else:
                 assert here.stdout == there.stdout
-        lists = [run(noun, "list", "-o", "json", *more) for run, more in ((kbs, near), (far, ()))]
-        assert json.loads(lists[0].stdout) == json.loads(lists[1].stdout)
-        assert far(noun, "list").returncode == 0
-    for noun in ("connection", "launch"):
-        assert json.loads(far(noun, "list", "-o", "json").stdout) == json.loads(
-            kbs(noun, "list", "-o", "json", *near).stdout
-        )
+    for noun in ("policy", "secret", "keyset", "resource", "report-key", "connection", "launch"):
+        for form in ("text", "json"):
+            assert far(noun, "list", "-o", form).stdout == kbs(noun, "list", "-o", form, *near).stdout
     shown = far("secret", "show", "k", "--reveal", "-o", "json")
     assert json.loads(shown.stdout)["value"] == base64.b64encode(KEY).decode()
     refused = far("policy", "delete", "app")
@@ -118,6 +116,18 @@ def test_the_same_verbs_print_the_same(kbs: Run, far: Run, url: str, tmp_path: P
     assert far("keyset", "delete", "K").stdout == "keyset K deleted\n"
     assert far("secret", "delete", "k").returncode == 0
     assert far("secret", "show", "k").returncode == 4
+
+
+def test_connections_are_chosen_from_afar_as_nearby(kbs: Run, far: Run, url: str) -> None:
+    row = "INSERT INTO conn_bundle VALUES ('c{}',NULL,0,0,0,0,'','','','2026-01-01',{})"
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as database:
+        for number, ended in enumerate(("NULL", "'2026-01-02'", "NULL")):
+            database.execute(row.format(number, ended))
+        database.commit()
+    for options, count in ((), 2), (("--limit", "1"), 1), (("--all",), 3), (("--all", "--limit", "2"), 2):
+        listed = far("connection", "list", *options).stdout
+        assert listed == kbs("connection", "list", *options, "--database", url).stdout
+        assert len(listed.splitlines()) == 1 + count
 
 
 def test_a_value_shown_by_the_command_is_recorded(kbs: Run, tmp_path: Path) -> None:
