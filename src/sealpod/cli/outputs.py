@@ -18,10 +18,11 @@ import os
 import signal
 import stat
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from sealpod.errors import (
     AccessError,
@@ -82,14 +83,14 @@ def write_outputs(files: Sequence[OutputFile], *, replace_keys: bool = True) -> 
 def _place(targets: Sequence[_Target]) -> None:
     """Bring all files into place; or none, when one fails or a signal came meanwhile."""
     placed = False
-    with _signals_held_back():
+    with _signals_held_back() as came:
         # Both before signals are let through: one may end the process on the spot.
         try:
             for target in targets:
                 target.stage()
             for target in targets:
                 target.place()
-            placed = not _signal_waits()
+            placed = not came
         finally:
             for target in reversed(targets):
                 if not placed:
@@ -194,18 +195,24 @@ def _written_directly(path: str) -> bool:
 
 
 @contextmanager
-def _signals_held_back() -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
+def _signals_held_back() -> Iterator[list[signal.Signals]]:
+    """The signals that came meanwhile; when it is over they have the effect they would have had."""
+    came: list[signal.Signals] = []
+    # Handlers, not a mask of this thread: the system gives what one thread blocks to any other. And only the
+    # main thread may set them, where Python also runs them, so that no other one is interrupted anyhow.
+    held = _HELD_BACK if threading.current_thread() is threading.main_thread() else ()
+    before: dict[signal.Signals, Any] = {}
     try:
-        yield
+        for number in held:
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                before[number] = signal.signal(number, lambda sent, _frame: came.append(signal.Signals(sent)))
+        yield came
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _signal_waits() -> bool:
-    """Whether a signal was held back that has an effect."""
-    waiting = signal.sigpending()
-    return any(number in waiting and signal.getsignal(number) != signal.SIG_IGN for number in _HELD_BACK)
+        # Ctrl-C last: it may raise at once, and the others would stay held back.
+        for number in reversed(before):
+            signal.signal(number, before[number])
+        for number in came:
+            signal.raise_signal(number)
 
 
 @contextmanager

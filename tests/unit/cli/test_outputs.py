@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,20 @@ def test_a_failed_move_undoes_those_before_it(
     assert paths[2].read_bytes() == b"old c"
 
 
+@pytest.fixture(params=[False, True], ids=["alone", "beside a thread"])
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A second thread may be given the signals that the first one does not take."""
+    over = threading.Event()
+    beside = [threading.Thread(target=over.wait)] if request.param else []
+    for thread in beside:
+        thread.start()
+    yield
+    over.set()
+    for thread in beside:
+        thread.join()
+
+
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("keep", [False, True])
 def test_an_interrupt_waits_and_then_undoes_everything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: bool
