@@ -11,7 +11,7 @@ import argparse
 from typing import Final
 
 from sealpod.cli import kbs_audit, kbs_doctor, kbs_migrate, kbs_nouns, kbs_seal, kbs_serve
-from sealpod.cli.kbs_common import DATABASE_VARIABLE, refuse_database_options
+from sealpod.cli.kbs_common import DATABASE_VARIABLE, refuse_mixed_options
 
 HELP: Final = "Run the key broker; manage secrets, keysets and policies"
 EPILOG: Final = f"""\
@@ -39,10 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run what the subcommand chose."""
-    if getattr(args, "server", None) is not None:
-        from sealpod.cli import kbs_admin_remote
+    if hasattr(args, "server"):
+        refuse_mixed_options(args)
+        if args.server is not None:
+            from sealpod.cli import kbs_admin_remote
 
-        refuse_database_options(args)
-        return kbs_admin_remote.run(args)
+            return kbs_admin_remote.run(args)
     status: int = args.action(args)
     return status

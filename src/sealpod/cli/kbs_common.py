@@ -102,14 +102,23 @@ def database_url(args: argparse.Namespace) -> str | URL:
     return from_environment
 
 
-def refuse_database_options(args: argparse.Namespace) -> None:
-    """:raise UsageError: options of a database beside ``--server``; its variables may be there."""
-    given = {"--database": args.database, "--kek": args.kek, "--old-kek": args.old_keks}
-    for option, value in given.items():
+def refuse_mixed_options(args: argparse.Namespace) -> None:
+    """A verb works on the database or asks a server; a database's variables may be there anyhow.
+
+    :raise UsageError: options of the one beside the other.
+    """
+    of_server = {"--token-file": args.token_file, "--ca": args.ca, "--client-cert": args.client_cert}
+    of_database = {"--database": args.database, "--kek": args.kek, "--old-kek": args.old_keks}
+    other, text = (
+        (of_database, "{} and --server do not go together")
+        if args.server is not None
+        else (of_server, "{} goes with --server")
+    )
+    for option, value in other.items():
         if value:
             raise UsageError(
-                f"{option} and --server do not go together",
-                code="usage.database",
+                text.format(option),
+                code="usage.server",
                 remedy="name the database to work on it itself, or the server to ask its broker",
             )
 

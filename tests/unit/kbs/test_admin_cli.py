@@ -159,6 +159,13 @@ def test_servers_that_cannot_be_asked(kbs: Run, arguments: list[str], status: in
     assert text in done.stderr
 
 
+@pytest.mark.parametrize("option", ["--token-file", "--ca", "--client-cert"])
+def test_what_is_for_a_server_is_not_ignored_without_one(kbs: Run, option: str) -> None:
+    done = kbs("secret", "list", option, "/nowhere")
+    assert done.returncode == 2
+    assert f"{option} goes with --server" in done.stderr
+
+
 def test_a_wrong_token(far: Run, kbs: Run, broker: RunningBroker, tmp_path: Path) -> None:
     path = private(tmp_path / "wrong", b"x" * 40)
     done = kbs("secret", "list", "--server", f"http://{broker.admin_address}", "--token-file", path)
