@@ -19,17 +19,25 @@ a directory of the same name it makes that directory opaque, next to a file it i
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from typing import Final
 
-from sealpod.errors import AccessError, DecodeError, OperationError, SealpodError
-from sealpod.image import tarstream
+from sealpod.errors import DecodeError
+from sealpod.image import tarheader
 from sealpod.image.lower import LowerLayers
+from sealpod.image.metadata import (
+    Metadata,
+    UnpackReport,
+    explained,
+    finish,
+    finish_unopened,
+    metadata_of,
+)
 from sealpod.image.ports import CHUNK, ByteStream
 from sealpod.image.rootdir import Parts, RootDirectory, show, split
-from sealpod.image.tarstream import Entry, TarReader
+from sealpod.image.tarheader import Entry
+from sealpod.image.tarstream import TarReader
 from sealpod.record import Record
 
 WHITEOUT: Final = b".wh."
@@ -37,9 +45,6 @@ AUFS: Final = b".wh..wh."
 OPAQUE: Final = b".wh..wh..opq"
 OPAQUE_XATTR: Final = b"trusted.overlay.opaque"
 MAX_NAME: Final = 255  # bytes, NAME_MAX
-_FORBIDDEN_XATTRS: Final = (b"trusted.overlay.", b"user.overlay.")
-# Kernels without these on tmpfs (before 6.6) and images labelled on SELinux hosts are both common.
-_OPTIONAL_XATTRS: Final = (b"user.", b"security.selinux")
 
 
 class Limits(Record):
@@ -49,15 +54,6 @@ class Limits(Record):
     """Members of the archive; the largest published images have a few hundred thousand files."""
     size: int = 64 << 30
     """Bytes after decompression."""
-
-
-class UnpackReport:
-    """What was unpacked, and what could not be kept."""
-
-    def __init__(self) -> None:
-        self.entries = 0
-        self.skipped_xattrs = 0
-        """``user.*`` and SELinux attributes the file system does not take."""
 
 
 def unpack(
@@ -75,21 +71,13 @@ def unpack(
         return unpacker.report
 
 
-class _Metadata(Record):
-    mode: int
-    uid: int
-    gid: int
-    mtime_ns: int
-    xattrs: dict[bytes, bytes]
-
-
 class _Unpacker:
     def __init__(self, root: RootDirectory, below: LowerLayers, reader: TarReader) -> None:
         self.report = UnpackReport()
         self._root = root
         self._below = below
         self._reader = reader
-        self._directories: dict[Parts, _Metadata] = {(): _Metadata(0o755, 0, 0, 0, {})}
+        self._directories: dict[Parts, Metadata] = {(): Metadata(0o755, 0, 0, 0, {})}
 
     def run(self, max_entries: int) -> None:
         for entry in self._reader:
@@ -99,16 +87,16 @@ class _Unpacker:
             try:
                 self._unpack(entry)
             except OSError as error:
-                raise _explain(entry.path, error) from error
+                raise explained(entry.path, error) from error
         for parts, metadata in self._directories.items():
             self._finish_directory(parts, metadata)
 
     def _unpack(self, entry: Entry) -> None:
         parts = split(entry.path)
         if not parts:
-            if entry.type != tarstream.DIRECTORY:
+            if entry.type != tarheader.DIRECTORY:
                 raise DecodeError("the layer's root is not a directory", code="image.tar-conflict")
-            self._directories[()] = _metadata(entry)
+            self._directories[()] = metadata_of(entry)
             return
         *front, name = parts
         if len(name) > MAX_NAME:
@@ -116,9 +104,9 @@ class _Unpacker:
         parent = self._root.directory(tuple(front), self._implicit)
         if name.startswith(WHITEOUT):
             self._white_out(parent, name, tuple(front))
-        elif entry.type == tarstream.DIRECTORY:
+        elif entry.type == tarheader.DIRECTORY:
             self._make_directory(parent, name)
-            self._directories[parts] = _metadata(entry)
+            self._directories[parts] = metadata_of(entry)
         else:
             self._clear(parent, name)
             self._make(parent, name, entry)
@@ -127,9 +115,9 @@ class _Unpacker:
         """A parent the archive does not list: show what the layers below show there."""
         found = self._below.directory(parts)
         self._directories[parts] = (
-            _Metadata(0o755, 0, 0, 0, {})
+            Metadata(0o755, 0, 0, 0, {})
             if found is None
-            else _Metadata(stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, found.st_mtime_ns, {})
+            else Metadata(stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, found.st_mtime_ns, {})
         )
 
     def _white_out(self, parent: int, name: bytes, front: Parts) -> None:
@@ -178,16 +166,16 @@ class _Unpacker:
         shutil.rmtree(name, dir_fd=parent)
 
     def _make(self, parent: int, name: bytes, entry: Entry) -> None:
-        if entry.type == tarstream.REGULAR:
+        if entry.type == tarheader.REGULAR:
             self._make_file(parent, name, entry)
-        elif entry.type == tarstream.HARD_LINK:
+        elif entry.type == tarheader.HARD_LINK:
             self._make_hard_link(parent, name, entry)
-        elif entry.type == tarstream.SYMLINK:
+        elif entry.type == tarheader.SYMLINK:
             os.symlink(entry.link, name, dir_fd=parent)
-            self._finish_other(parent, name, entry)
+            finish_unopened(parent, name, entry, self.report)
         else:
             os.mknod(name, _node_type(entry) | 0o600, os.makedev(*entry.device), dir_fd=parent)
-            self._finish_other(parent, name, entry)
+            finish_unopened(parent, name, entry, self.report)
 
     def _make_file(self, parent: int, name: bytes, entry: Entry) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -195,7 +183,7 @@ class _Unpacker:
         try:
             while data := self._reader.read(CHUNK):
                 _write_all(descriptor, data)
-            self._finish(descriptor, _metadata(entry))
+            finish(descriptor, metadata_of(entry), self.report)
         finally:
             os.close(descriptor)
 
@@ -214,53 +202,20 @@ class _Unpacker:
         finally:
             os.close(here)
 
-    def _finish(self, descriptor: int, metadata: _Metadata) -> None:
-        os.fchown(descriptor, metadata.uid, metadata.gid)
-        self._set_xattrs(descriptor, metadata.xattrs, follow=True)
-        os.fchmod(descriptor, metadata.mode)
-        os.utime(descriptor, ns=(metadata.mtime_ns, metadata.mtime_ns))
-
-    def _finish_other(self, parent: int, name: bytes, entry: Entry) -> None:
-        """Metadata of links and nodes, which cannot be opened (a fifo would block, a device would act)."""
-        os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
-        if entry.xattrs:
-            self._set_xattrs(b"/proc/self/fd/%d/%s" % (parent, name), entry.xattrs, follow=False)
-        if entry.type != tarstream.SYMLINK:
-            os.chmod(name, entry.mode, dir_fd=parent)
-        os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
-
-    def _set_xattrs(self, where: int | bytes, xattrs: dict[bytes, bytes], *, follow: bool) -> None:
-        for name, value in xattrs.items():
-            if name.startswith(_FORBIDDEN_XATTRS) or b"\0" in name:
-                raise DecodeError(f"the layer sets the attribute {show(name)}", code="image.tar-xattr")
-            try:
-                if follow:
-                    os.setxattr(where, name, value)
-                else:
-                    os.setxattr(where, name, value, follow_symlinks=False)
-            except OSError as error:
-                if error.errno not in (errno.ENOTSUP, errno.EPERM) or not name.startswith(_OPTIONAL_XATTRS):
-                    raise
-                self.report.skipped_xattrs += 1
-
-    def _finish_directory(self, parts: Parts, metadata: _Metadata) -> None:
+    def _finish_directory(self, parts: Parts, metadata: Metadata) -> None:
         try:
-            self._finish(self._root.directory(parts), metadata)
+            finish(self._root.directory(parts), metadata, self.report)
         except (FileNotFoundError, NotADirectoryError):
             return  # a later entry replaced it
         except OSError as error:
-            raise _explain(b"/".join(parts), error) from error
-
-
-def _metadata(entry: Entry) -> _Metadata:
-    return _Metadata(entry.mode, entry.uid, entry.gid, entry.mtime_ns, entry.xattrs)
+            raise explained(b"/".join(parts), error) from error
 
 
 def _node_type(entry: Entry) -> int:
     kinds = {
-        tarstream.FIFO: stat.S_IFIFO,
-        tarstream.CHARACTER: stat.S_IFCHR,
-        tarstream.BLOCK_DEVICE: stat.S_IFBLK,
+        tarheader.FIFO: stat.S_IFIFO,
+        tarheader.CHARACTER: stat.S_IFCHR,
+        tarheader.BLOCK_DEVICE: stat.S_IFBLK,
     }
     return kinds[entry.type]
 
@@ -280,27 +235,3 @@ def _write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
-
-
-def _explain(path: bytes, error: OSError) -> SealpodError:
-    """An error of the operating system as one of ours: whose fault it is depends on its number."""
-    text = f"unpacking {show(path)}: {os.strerror(error.errno or 0)}"
-    if error.errno in (errno.EPERM, errno.EACCES, errno.EROFS):
-        remedy = "unpack as root, on a file system that takes device nodes and trusted.* attributes"
-        return AccessError(text, code="image.unpack-permission", remedy=remedy)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM):
-        remedy = "give the guest more memory (--memory), or use a smaller image"
-        return OperationError(text, code="image.store-full", remedy=remedy)
-    if error.errno in (
-        errno.ENOTDIR,
-        errno.EEXIST,
-        errno.EISDIR,
-        errno.ENAMETOOLONG,
-        errno.ENOENT,
-        errno.EMLINK,
-    ):
-        return DecodeError(text, code="image.tar-conflict")
-    if error.errno == errno.ENOTSUP:
-        remedy = "use a file system with extended attributes for the image store"
-        return OperationError(text, code="image.unpack-xattr", remedy=remedy)
-    return OperationError(text, code="image.unpack")

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from imagekit import Pieces, make_tar, member
 
 from sealpod.errors import DecodeError
-from sealpod.image import tarstream
-from sealpod.image.tarstream import Entry, TarReader, parse_pax
+from sealpod.image import tarheader
+from sealpod.image.tarheader import Entry, parse_pax
+from sealpod.image.tarstream import TarReader
 
 
 def read(data: bytes, piece: int = 0) -> list[tuple[Entry, bytes]]:
@@ -153,12 +154,12 @@ def test_every_truncation_is_refused_or_loses_whole_entries() -> None:
         except DecodeError:
             continue
         # A cut between entries cannot be told from an archive without an end; the layer's digest can.
-        assert length % tarstream.BLOCK == 0
+        assert length % tarheader.BLOCK == 0
         assert found == whole[: len(found)]
 
 
 def test_every_header_bit_is_covered_by_the_checksum() -> None:
-    for bit in range(8 * tarstream.BLOCK):
+    for bit in range(8 * tarheader.BLOCK):
         damaged = bytearray(SMALL)
         damaged[bit // 8] ^= 1 << bit % 8
         if 148 <= bit // 8 < 156 or bit // 8 in range(500, 512):

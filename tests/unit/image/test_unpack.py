@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from imagekit import Pieces, make_tar, member, picture
 
 from sealpod.errors import AccessError, DecodeError
+from sealpod.image.metadata import UnpackReport
 from sealpod.image.rootdir import RootDirectory, split
-from sealpod.image.unpack import Limits, UnpackReport, unpack
+from sealpod.image.unpack import Limits, unpack
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="owners and device nodes need root")
 pytestmark = needs_root
