@@ -21,39 +21,20 @@ from __future__ import annotations
 from typing import Any, Final
 
 from sealpod.errors import DecodeError
-
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_SCALARS: Final[dict[str, object]] = {
-    "string": "",
-    "bytes": b"",
-    "bool": False,
-    "uint32": 0,
-    "uint64": 0,
-    "int32": 0,
-    "int64": 0,
-    "enum": 0,
-}
-_LENGTH_DELIMITED = ("string", "bytes")
-# A field number has 29 bits, a length 31; both are written in at most five bytes (protobuf's encoding).
-_MAX_TAG: Final = (1 << 32) - 1
-_MAX_SIZE: Final = (1 << 31) - 1
-
-
-class Field:
-    """One field of a table: its number, type, and how often it may stand."""
-
-    __slots__ = ("kind", "label", "name", "number")
-
-    def __init__(self, text: str) -> None:
-        self.name, _, rest = text.partition("=")
-        number, _, kind = rest.partition(":")
-        self.number = int(number)
-        self.label = kind[0] if kind[0] in "*?" else ""
-        self.kind = kind.lstrip("*?")
-
-    @property
-    def is_message(self) -> bool:
-        return self.kind not in _SCALARS and self.kind != "map"
+from sealpod.wire.field import (
+    LENGTH_DELIMITED,
+    MAX_TAG,
+    SCALARS,
+    VARINT,
+    Field,
+    bytes_of,
+    packed_values,
+    put_bytes,
+    put_varint,
+    raw_value,
+    scalar,
+    varint,
+)
 
 
 class Message:
@@ -80,7 +61,7 @@ class Message:
             return self._values.setdefault(name, [])
         if field.kind == "map":
             return self._values.setdefault(name, {})
-        return _SCALARS[field.kind] if field.kind in _SCALARS else Message(self._schema, field.kind, {})
+        return SCALARS[field.kind] if field.kind in SCALARS else Message(self._schema, field.kind, {})
 
     def __setattr__(self, name: str, value: object) -> None:
         if name not in self._schema.fields(self._name):
@@ -142,8 +123,8 @@ class Schema:
         numbers = self._numbers[name]
         position = 0
         while position < len(data):
-            tag, position = _varint(data, position, length=5, limit=_MAX_TAG)
-            raw, position = _raw(data, position, tag & 7)
+            tag, position = varint(data, position, length=5, limit=MAX_TAG)
+            raw, position = raw_value(data, position, tag & 7)
             if not tag >> 3:
                 raise DecodeError("a message field has number 0")
             field = numbers.get(tag >> 3)
@@ -152,16 +133,16 @@ class Schema:
 
     def _store(self, field: Field, values: dict[str, Any], raw: int | bytes) -> None:
         if field.kind == "map":
-            entry = _MAP_ENTRY.decode("Entry", _bytes(field, raw))
+            entry = _MAP_ENTRY.decode("Entry", bytes_of(field, raw))
             values.setdefault(field.name, {})[entry.key] = entry.value
         elif field.is_message:
-            self._store_message(field, values, _bytes(field, raw))
+            self._store_message(field, values, bytes_of(field, raw))
         elif field.label != "*":
-            values[field.name] = _scalar(field, raw)
-        elif isinstance(raw, bytes) and field.kind not in _LENGTH_DELIMITED:
-            values.setdefault(field.name, []).extend(_packed(field, raw))
+            values[field.name] = scalar(field, raw)
+        elif isinstance(raw, bytes) and field.kind not in LENGTH_DELIMITED:
+            values.setdefault(field.name, []).extend(packed_values(field, raw))
         else:
-            values.setdefault(field.name, []).append(_scalar(field, raw))
+            values.setdefault(field.name, []).append(scalar(field, raw))
 
     def _store_message(self, field: Field, values: dict[str, Any], raw: bytes) -> None:
         if field.label == "*":
@@ -172,114 +153,32 @@ class Schema:
         self._decode_into(field.kind, known._values, raw)
 
 
-def _varint(data: bytes, position: int, *, length: int = 10, limit: int = 0) -> tuple[int, int]:
-    """A number of at most ``length`` bytes and where it ends; above ``limit`` (0: none) it is malformed."""
-    value = shift = 0
-    while True:
-        if position >= len(data):
-            raise DecodeError("a message ends inside a number")
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            break
-        if shift >= 7 * length:
-            raise DecodeError(f"a message holds a number of more than {length} bytes")
-    if limit and value > limit:
-        raise DecodeError(f"a message holds a number above {limit}")
-    return value & 0xFFFF_FFFF_FFFF_FFFF, position  # ten bytes hold more than the 64 bits that count
-
-
-def _raw(data: bytes, position: int, wire_type: int) -> tuple[int | bytes, int]:
-    """The undecoded value: an integer, or the bytes of a length-delimited or fixed-width one."""
-    if wire_type == _VARINT:
-        return _varint(data, position)
-    if wire_type == _BYTES:
-        size, position = _varint(data, position, length=5, limit=_MAX_SIZE)
-    elif wire_type in (_FIXED64, _FIXED32):
-        size = 8 if wire_type == _FIXED64 else 4
-    else:
-        raise DecodeError(f"a message field has wire type {wire_type}")
-    if size > len(data) - position:
-        raise DecodeError("a message field is longer than its message")
-    return data[position : position + size], position + size
-
-
-def _bytes(field: Field, raw: int | bytes) -> bytes:
-    if not isinstance(raw, bytes):
-        raise DecodeError(f"message field {field.name} has the wrong wire type")
-    return raw
-
-
-def _scalar(field: Field, raw: int | bytes) -> object:
-    if field.kind in _LENGTH_DELIMITED:
-        value = _bytes(field, raw)
-        return value if field.kind == "bytes" else _text(field, value)
-    if not isinstance(raw, int):
-        raise DecodeError(f"message field {field.name} has the wrong wire type")
-    if field.kind == "bool":
-        return raw != 0
-    bits = 64 if field.kind.endswith("64") else 32
-    raw &= (1 << bits) - 1
-    return raw - (1 << bits) if field.kind[0] != "u" and raw >> (bits - 1) else raw
-
-
-def _text(field: Field, value: bytes) -> str:
-    try:
-        return value.decode()
-    except UnicodeDecodeError as exc:
-        raise DecodeError(f"message field {field.name} is not UTF-8") from exc
-
-
-def _packed(field: Field, raw: bytes) -> list[object]:
-    values, position = [], 0
-    while position < len(raw):
-        number, position = _varint(raw, position)
-        values.append(_scalar(field, number))
-    return values
-
-
-def _put_varint(out: bytearray, value: int) -> None:
-    value &= 0xFFFF_FFFF_FFFF_FFFF
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-
-
-def _put_bytes(out: bytearray, number: int, value: bytes) -> None:
-    _put_varint(out, number << 3 | _BYTES)
-    _put_varint(out, len(value))
-    out += value
-
-
 def _encode_field(out: bytearray, field: Field, value: Any) -> None:
     if field.kind == "map":
         for key, text in value.items():
             # A map entry always carries both of its fields.
-            _put_bytes(out, field.number, _MAP_ENTRY.new("Entry", key=key, value=text).encode())
+            put_bytes(out, field.number, _MAP_ENTRY.new("Entry", key=key, value=text).encode())
     elif field.label != "*":
-        if field.label == "?" or field.is_message or value != _SCALARS[field.kind]:
+        if field.label == "?" or field.is_message or value != SCALARS[field.kind]:
             _encode_one(out, field, value)
-    elif field.is_message or field.kind in _LENGTH_DELIMITED:
+    elif field.is_message or field.kind in LENGTH_DELIMITED:
         for one in value:
             _encode_one(out, field, one)
     elif value:
         packed = bytearray()
         for one in value:
-            _put_varint(packed, int(one))
-        _put_bytes(out, field.number, bytes(packed))
+            put_varint(packed, int(one))
+        put_bytes(out, field.number, bytes(packed))
 
 
 def _encode_one(out: bytearray, field: Field, value: Any) -> None:
     if field.is_message:
-        _put_bytes(out, field.number, value.encode())
-    elif field.kind in _LENGTH_DELIMITED:
-        _put_bytes(out, field.number, value.encode() if isinstance(value, str) else bytes(value))
+        put_bytes(out, field.number, value.encode())
+    elif field.kind in LENGTH_DELIMITED:
+        put_bytes(out, field.number, value.encode() if isinstance(value, str) else bytes(value))
     else:
-        _put_varint(out, field.number << 3 | _VARINT)
-        _put_varint(out, int(value))
+        put_varint(out, field.number << 3 | VARINT)
+        put_varint(out, int(value))
 
 
 _MAP_ENTRY: Final = Schema("Entry key=1:?string value=2:?string")
