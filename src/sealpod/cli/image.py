@@ -8,7 +8,7 @@ import json
 import os
 from typing import TYPE_CHECKING, Any, Final
 
-from sealpod.cli.progress import Progress
+from sealpod.cli.progress import StreamProgress
 from sealpod.errors import AccessError, NotFoundError, UsageError
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _encrypt(args: argparse.Namespace) -> int:
     access = _access(args)
     source, selector = open_source(args.source, access)
     sink, target = open_sink(args.target, access)
-    progress = _Told(args.quiet)
+    progress = StreamProgress(args.quiet)
     try:
         result = encrypt(
             source,
@@ -137,7 +137,7 @@ def _copy(args: argparse.Namespace) -> int:
     access = _access(args)
     source, selector = open_source(args.source, access)
     sink, target = open_sink(args.target, access)
-    progress = _Told(args.quiet)
+    progress = StreamProgress(args.quiet)
     try:
         digest = copy(source, selector, sink, target, platform=_platform(args.platform), progress=progress)
     finally:
@@ -241,19 +241,3 @@ def _platform(text: str) -> Any:  # a Platform, imported lazily
     if len(parts) not in (2, 3) or not all(parts):
         raise UsageError(f"not a platform: {text!r}", remedy="write it as linux/amd64")
     return Platform(*parts)
-
-
-class _Told:
-    """Progress of streams on the terminal: a line per step, its percentage when it changes."""
-
-    def __init__(self, quiet: bool) -> None:
-        self._progress = Progress(quiet=quiet)
-        self._last = ""
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        if what != self._last:
-            self._last = what
-            self._progress.step(f"{what} ({total} bytes)")
-
-    def clear(self) -> None:
-        self._progress.clear()

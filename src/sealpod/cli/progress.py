@@ -65,3 +65,21 @@ class Progress:
             self._stream.write("\r\x1b[K")
             self._stream.flush()
             self._shown = False
+
+
+class StreamProgress:
+    """Progress of streams: a step for each of them."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._progress = Progress(quiet=quiet)
+        self._last = ""
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """``done`` of ``total`` bytes of ``what`` have passed."""
+        if what != self._last:
+            self._last = what
+            self._progress.step(f"{what} ({total} bytes)")
+
+    def clear(self) -> None:
+        """Remove the live line, before other output."""
+        self._progress.clear()

@@ -19,15 +19,14 @@ replace an image by another plain one.
 
 from __future__ import annotations
 
-import errno
 import os
 from contextlib import closing
-from typing import Final
 
-from sealpod.errors import AccessError, DecodeError, OperationError, SealpodError, VerificationError
+from sealpod.errors import DecodeError, VerificationError
 from sealpod.image.inflate import open_inflated
 from sealpod.image.layer import LayerKey, explained, open_compressed, unlock
 from sealpod.image.ports import ByteStream, ImageSource, KeyUnwrapper, Progress, RawManifest
+from sealpod.image.store import make_temporary, publish, remove_tree
 from sealpod.image.unpack import Limits, unpack
 from sealpod.image.verify import ReportingReader, VerifyingReader, drain, read_all
 from sealpod.oci import mediatypes
@@ -37,8 +36,6 @@ from sealpod.oci.digest import Digest
 from sealpod.oci.manifest import MAX_MANIFEST, Index, Manifest, decode_document
 from sealpod.oci.reference import ImageReference
 from sealpod.record import Record
-
-TEMPORARY_PREFIX: Final = ".pull-"
 
 
 class PulledImage(Record):
@@ -79,10 +76,10 @@ def pull(
     """
     image = resolve(source, reference.selector, platform or Platform())
     keys = [_unlock(i, layer, unwrap) for i, layer in enumerate(image.manifest.layers)]
-    directory = _make_temporary(store)
+    directory = make_temporary(store)
     try:
         names = _unpack_layers(source, image, keys, directory, limits or Limits(), progress)
-        final = _publish(directory, store)
+        final = publish(directory, store)
     except BaseException:
         remove_tree(directory)
         raise
@@ -211,43 +208,3 @@ def _unpack_layer(
         drain(stream)
         raise
     drain(stream)
-
-
-def _make_temporary(store: str) -> str:
-    try:
-        os.makedirs(store, mode=0o700, exist_ok=True)
-        directory = os.path.join(store, TEMPORARY_PREFIX + os.urandom(8).hex())
-        os.mkdir(directory, 0o700)
-    except OSError as error:
-        raise _store_error(store, error) from error
-    return directory
-
-
-def _publish(directory: str, store: str) -> str:
-    """Rename to the first free number. Making the empty directory claims it; rename replaces it at once."""
-    number = 0
-    while True:
-        final = os.path.join(store, str(number))
-        try:
-            os.mkdir(final, 0o700)
-            break
-        except FileExistsError:
-            number += 1
-        except OSError as error:
-            raise _store_error(store, error) from error
-    os.rename(directory, final)
-    return final
-
-
-def _store_error(store: str, error: OSError) -> SealpodError:
-    text = f"cannot write to the image store {store}: {os.strerror(error.errno or 0)}"
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return AccessError(text, code="image.store-permission")
-    return OperationError(text, code="image.store")
-
-
-def remove_tree(directory: str) -> None:
-    """Remove what a pull left; files may be read-only, links are not followed."""
-    import shutil
-
-    shutil.rmtree(directory, ignore_errors=True)

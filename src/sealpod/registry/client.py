@@ -26,7 +26,8 @@ from sealpod.errors import (
 )
 from sealpod.record import Record
 from sealpod.registry.challenge import Challenge, parse_challenges
-from sealpod.registry.connection import Connections, Failure, Reply, endpoint_of, explain, is_transient
+from sealpod.registry.connection import Connections, Reply, endpoint_of
+from sealpod.registry.failures import Failure, explain, is_transient
 from sealpod.secret import SecretBytes
 from sealpod.wire import strictjson
 

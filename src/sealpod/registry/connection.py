@@ -1,33 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP/1.1 requests on the standard library: which hosts may be spoken to in plain, and what failures mean.
+"""HTTP/1.1 requests on the standard library, and which hosts may be spoken to in plain.
 
 One idle connection per host is kept, because a TLS handshake is dear in a guest. A request on a kept
 connection that the server has closed meanwhile is sent once more on a fresh one. Redirects, credentials and
-retries of whole requests are the caller's (:mod:`sealpod.registry.client`).
+retries of whole requests are the caller's (:mod:`sealpod.registry.client`), what failures mean is told by
+:mod:`sealpod.registry.failures`.
 """
 
 from __future__ import annotations
 
-import errno
 import http.client
 import re
-import socket
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
-from sealpod.errors import (
-    DecodeError,
-    OperationError,
-    RefusedError,
-    SealpodError,
-    UnavailableError,
-    VerificationError,
-)
+from sealpod.errors import DecodeError, RefusedError
 from sealpod.record import Record
 
 TIMEOUT: Final = 60.0  # seconds without a byte; registries stall while they fetch from storage
-Failure = (OSError, http.client.HTTPException)
 _LOOPBACK = re.compile(r"localhost|127\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}|::1")
 
 
@@ -134,7 +125,7 @@ class Connections:
     def send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | Iterable[bytes] | None = None
     ) -> Reply:
-        """Send a request; the errors of ``Failure`` pass through, RefusedError for plain HTTP not allowed."""
+        """Send a request; ``failures.Failure`` passes through, RefusedError for plain HTTP not allowed."""
         endpoint = endpoint_of(url)
         if endpoint.scheme == "http" and not self.allows_plain(endpoint):
             raise RefusedError(
@@ -207,64 +198,3 @@ class _TlsConnection(http.client.HTTPConnection):
 
         super().connect()
         self.sock = ssl.create_default_context().wrap_socket(self.sock, server_hostname=self.host)
-
-
-def is_transient(error: Exception) -> bool:
-    """Whether the same request may succeed in a moment: the connection broke, or nothing came for long."""
-    if isinstance(error, ConnectionRefusedError | socket.gaierror):
-        return False
-    if isinstance(error, OSError) and type(error).__module__ == "ssl":
-        return False
-    return isinstance(error, ConnectionError | TimeoutError | http.client.HTTPException)
-
-
-def explain(authority: str, error: Exception) -> SealpodError:
-    """A failure of the connection to ``authority`` as an error with a remedy."""
-    if isinstance(error, OSError) and type(error).__module__ == "ssl":
-        return _explain_tls(authority, error)
-    if isinstance(error, ConnectionRefusedError):
-        return _unreachable(
-            authority, "connection refused", "start it, or correct host and port in the image's name"
-        )
-    if isinstance(error, socket.gaierror):
-        return _unreachable(
-            authority, "the name does not resolve", "correct the host in the image's name, or the DNS"
-        )
-    if isinstance(error, TimeoutError):
-        return _unreachable(
-            authority, "no answer in time", "check the network and the registry, then try again"
-        )
-    if isinstance(error, OSError) and error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
-        return _unreachable(authority, "no route to it", "check the network")
-    if isinstance(error, http.client.HTTPException | ConnectionError):
-        text = str(error) or type(error).__name__
-        return _unreachable(authority, f"the connection broke: {text}", "try again")
-    return OperationError(
-        f"talking to the registry {authority} failed: {error}",
-        code="registry.connection",
-        remedy="check the network, then try again",
-    )
-
-
-def _unreachable(authority: str, why: str, remedy: str) -> UnavailableError:
-    return UnavailableError(
-        f"the registry {authority} is not reachable: {why}", code="registry.unreachable", remedy=remedy
-    )
-
-
-def _explain_tls(authority: str, error: OSError) -> SealpodError:
-    reason = str(getattr(error, "reason", "")) or str(error)
-    if "WRONG_VERSION_NUMBER" in reason or "RECORD_LAYER_FAILURE" in reason or "HTTP_REQUEST" in reason:
-        return RefusedError(
-            f"the registry {authority} speaks plain HTTP, which is not allowed for it",
-            code="registry.plain-http",
-            remedy="serve it with TLS, or list it as an insecure registry",
-        )
-    if "CERTIFICATE_VERIFY_FAILED" in reason:
-        detail = str(getattr(error, "verify_message", "")) or "it does not verify"
-        return VerificationError(
-            f"the certificate of the registry {authority} is not trusted: {detail}",
-            code="registry.certificate",
-            remedy="add its authority to the system's trusted certificates",
-        )
-    return _unreachable(authority, f"TLS failed: {reason}", "check that the registry speaks TLS on this port")

@@ -19,7 +19,8 @@ from sealpod.oci.descriptor import Descriptor
 from sealpod.oci.digest import SHA256, Digest
 from sealpod.oci.manifest import MAX_MANIFEST
 from sealpod.registry.client import PUSH, RegistryClient
-from sealpod.registry.connection import Failure, Reply, explain, is_transient
+from sealpod.registry.connection import Reply
+from sealpod.registry.failures import Failure, explain, is_transient
 
 # Without the OCI types in it a registry hides OCI manifests (404); `*/*` is not enough for docker-registry 2.
 ACCEPT: Final = ", ".join((*mediatypes.MANIFESTS, *mediatypes.INDEXES))

@@ -247,6 +247,4 @@ def _read(path: str, what: str) -> bytes:
 
 
 def _hash(path: str, what: str) -> bytes:
-    if not path:
-        return hashlib.sha256(b"").digest()
-    return hash_file(path, what, _COPIES)
+    return hash_file(path, what, _COPIES) if path else hashlib.sha256().digest()

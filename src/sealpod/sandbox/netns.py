@@ -5,28 +5,22 @@ Every configured interface gets a tap of its own, and two filters hand every pac
 interface leaves by the tap, and back. The interface keeps addresses and hardware address, so that nothing
 outside notices; the guest's card has the same hardware address, and the guest is told the rest (Kata's
 ``tcfilter`` model).
-
-The work is done by iproute2 inside the namespace: a process that entered it itself would have to be sure of
-the thread it is on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from sealpod.errors import NotFoundError, OperationError
-from sealpod.qemu.process import inside
 from sealpod.sandbox.finish import to_its_end
+from sealpod.sandbox.iproute import ask, run
 
 OURS: Final = "/proc/self/ns/net"
-SECONDS: Final = 20.0  # for one command of iproute2
-MAX_OUTPUT: Final = 1 << 20  # bytes of an answer; a pod's tables have a few thousand
 MAX_INTERFACES: Final = 16
 KERNEL: Final = "kernel"
 """Routes of this protocol come with the addresses."""
@@ -92,10 +86,10 @@ async def read_network(path: str) -> PodNetwork:
     if not os.path.exists(path):
         raise _missing(path)
     links, *routes, neighbours = await asyncio.gather(
-        _ask(path, "address", "show"),
-        _ask(path, "-4", "route", "show", "table", "main"),
-        _ask(path, "-6", "route", "show", "table", "main"),
-        _ask(path, "neighbour", "show", "nud", "permanent"),
+        ask(path, "address", "show"),
+        ask(path, "-4", "route", "show", "table", "main"),
+        ask(path, "-6", "route", "show", "table", "main"),
+        ask(path, "neighbour", "show", "nud", "permanent"),
     )
     interfaces = _interfaces(links)
     names = {interface.name for interface in interfaces}
@@ -172,9 +166,9 @@ async def attach(network: PodNetwork) -> None:
     """Make the taps and the filters. On a failure :func:`detach` removes what was made."""
     for interface in network.interfaces:
         name, tap = interface.name, interface.tap
-        await _run(network.path, "ip", "tuntap", "add", "dev", tap, "mode", "tap")
-        await _run(network.path, "ip", "link", "set", "dev", tap, "mtu", str(interface.mtu), "up")
-        await _run(
+        await run(network.path, "ip", "tuntap", "add", "dev", tap, "mode", "tap")
+        await run(network.path, "ip", "link", "set", "dev", tap, "mtu", str(interface.mtu), "up")
+        await run(
             network.path,
             *("tc", "-batch", "-"),
             text="".join(
@@ -200,50 +194,7 @@ async def _detach(path: str, interfaces: Sequence[tuple[str, str]]) -> None:
             ("tc", "qdisc", "delete", "dev", name, "ingress"),
         ):
             with contextlib.suppress(OperationError, NotFoundError):
-                await _run(path, *command)
-
-
-async def _ask(path: str, *command: str) -> list[dict[str, Any]]:
-    output = await _run(path, "ip", "-json", *command)
-    try:
-        answer = json.loads(output or b"[]")
-    except ValueError as error:
-        raise OperationError("iproute2 did not answer with JSON", code="network.failed") from error
-    # Interfaces that vanish while they are listed leave empty objects.
-    return [entry for entry in answer if entry]
-
-
-async def _run(path: str, *command: str, text: str = "") -> bytes:
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *inside(path),
-            *command,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            limit=MAX_OUTPUT,
-        )
-    except FileNotFoundError as error:
-        raise NotFoundError(
-            "nsenter is not installed", code="network.tools", remedy="install util-linux and iproute2"
-        ) from error
-    try:
-        async with asyncio.timeout(SECONDS):
-            output, complaint = await process.communicate(text.encode())
-    except TimeoutError as error:
-        raise OperationError(f"{command[0]} did not end in {SECONDS:g} s", code="network.failed") from error
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode:
-        said = " ".join(complaint.decode(errors="replace").split())[-300:]
-        raise OperationError(
-            f"cannot set up the pod's network in {path}: {' '.join(command)}: {said}",
-            code="network.failed",
-            remedy="install iproute2; the kernel needs tun, sch_ingress, cls_u32 and act_mirred",
-        )
-    return output
+                await run(path, *command)
 
 
 def _missing(path: str) -> NotFoundError:
