@@ -98,7 +98,9 @@ def _private_options(descriptor: Descriptor, unwrap: KeyUnwrapper) -> options.Pr
 def _open_packet(packet: AnnotationPacket, unwrap: KeyUnwrapper) -> options.PrivateOptions:
     secret = unwrap(packet)
     try:
-        return options.PrivateOptions.decode(secret)
+        private = options.PrivateOptions.decode(secret)
+        Digest.parse(private.digest)  # here, where its error, which quotes it, is not shown
+        return private
     except DecodeError as error:
         raise keywrap.wrong_key(packet.kid) from error
 

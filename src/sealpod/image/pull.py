@@ -22,7 +22,7 @@ from __future__ import annotations
 import os
 from contextlib import closing
 
-from sealpod.errors import DecodeError, VerificationError
+from sealpod.errors import DecodeError, SealpodError, UnavailableError, VerificationError
 from sealpod.image.inflate import open_inflated
 from sealpod.image.layer import LayerKey, explained, open_compressed, unlock
 from sealpod.image.ports import ByteStream, ImageSource, KeyUnwrapper, Progress, RawManifest
@@ -203,8 +203,11 @@ def _unpack_layer(
         verified = VerifyingReader(tar, diff_id, None, check="diff-id")
         unpack(verified, target, lowers=lowers, limits=limits)
         drain(verified)
-    except DecodeError:
-        # Damaged bytes fail to decode long before the end, where a digest would have told the real cause.
+    except (UnavailableError, VerificationError):
+        raise
+    except SealpodError:
+        # Damaged bytes fail long before the end, where a digest would have told the real cause; and until
+        # an HMAC has spoken, what failed may be plaintext somebody made of a secret for us to quote.
         drain(stream)
         raise
     drain(stream)

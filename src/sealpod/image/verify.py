@@ -21,6 +21,8 @@ _CHECKS: Final = {
     "layer": ("decrypted layer", "image.layer-digest"),
     "diff-id": ("unpacked layer", "image.diff-id"),
 }
+ENCRYPTED: Final = "layer"
+"""The check whose digest came encrypted, and is not for the host to read."""
 
 
 class VerifyingReader:
@@ -58,15 +60,20 @@ class VerifyingReader:
             raise self._wrong_size(f"{self._seen} instead of")
         if not self._digest.matches(self._hasher):
             raise VerificationError(
-                f"the {self._noun} does not have the digest {self._digest}"
-                f" but {self._digest.algorithm}:{self._hasher.hexdigest()}",
+                f"the {self._noun} does not have the digest {self._named()}",
                 code=self._code,
                 remedy="it was changed or damaged on the way; push the image again",
             )
 
+    def _named(self) -> str:
+        if self._check == ENCRYPTED:
+            return "that its key packet says"
+        return f"{self._digest} but {self._digest.algorithm}:{self._hasher.hexdigest()}"
+
     def _wrong_size(self, relation: str) -> VerificationError:
         return VerificationError(
-            f"the {self._noun} {self._digest} has {relation} {self._size} bytes",
+            f"the {self._noun}{'' if self._check == ENCRYPTED else f' {self._digest}'} has {relation}"
+            f" {self._size} bytes",
             code=f"image.{self._check}-size",
             remedy="it was changed or damaged on the way; push the image again",
         )

@@ -4,6 +4,11 @@
 ``aes_256_ctr`` / ``A256CTR``: AES-256-CTR with a 16-byte IV and no authentication. A wrong key gives noise,
 so that nothing but the shape of the result can tell; :func:`unwrap` looks at it and says so.
 ``A256GCM`` / ``aes-gcm``: AES-256-GCM with a 12-byte IV, no associated data, tag appended.
+
+Who may change an unauthenticated packet and learns whether the result has the right shape can ask for the
+layer's key one character after the other, and a packet of GCM can be had opened as one of CTR. So a wrong
+shape is told only by the bytes before the key, which everybody knows; behind them a changed packet opens to
+another key, as one without any shape to look at would, and the layer's HMAC speaks.
 """
 
 from __future__ import annotations
@@ -12,6 +17,8 @@ from collections.abc import Callable
 from typing import Final
 
 from sealpod.errors import DecodeError, UsageError, VerificationError
+from sealpod.ocicrypt import options
+from sealpod.ocicrypt.cipher import NONCE_SIZE
 from sealpod.ocicrypt.options import PrivateOptions
 from sealpod.ocicrypt.packet import A256CTR, A256GCM, AES_256_CTR, AES_GCM, AnnotationPacket
 from sealpod.secret import SecretBytes
@@ -47,6 +54,7 @@ def unwrap(kek: SecretBytes, packet: AnnotationPacket) -> SecretBytes:
     """The private options JSON in ``packet``.
 
     VerificationError (``image.wrong-key``) if ``kek`` does not fit; DecodeError if the packet is malformed.
+    An unauthenticated packet that was changed gives options that open no layer.
     """
     size = IV_SIZES.get(packet.wrap_type)
     if size is None:
@@ -56,12 +64,10 @@ def unwrap(kek: SecretBytes, packet: AnnotationPacket) -> SecretBytes:
     _check_kek(kek, packet.kid)
     if packet.wrap_type in (A256GCM, AES_GCM):
         return SecretBytes(_gcm_open(kek, packet))
-    plaintext = SecretBytes(_ctr(kek, packet.iv, packet.wrapped_data))
-    try:
-        PrivateOptions.decode(plaintext)
-    except DecodeError as error:
-        raise wrong_key(packet.kid) from error
-    return plaintext
+    plaintext = _ctr(kek, packet.iv, packet.wrapped_data)
+    if not plaintext.startswith(options.START):
+        raise wrong_key(packet.kid)
+    return SecretBytes(plaintext) if options.is_as_written(plaintext) else _another_key(kek, packet)
 
 
 def wrong_key(kid: str) -> VerificationError:
@@ -71,6 +77,17 @@ def wrong_key(kid: str) -> VerificationError:
         code=WRONG_KEY,
         remedy="give the key broker the key the image was encrypted with, under this key id",
     )
+
+
+def _another_key(kek: SecretBytes, packet: AnnotationPacket) -> SecretBytes:
+    """Options with a key that is nobody's, the same for the same packet."""
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.hmac import HMAC
+
+    mac = HMAC(kek.reveal(), SHA256())
+    mac.update(packet.iv + packet.wrapped_data)
+    key, digest = SecretBytes(mac.finalize()), f"sha256:{'0' * 64}"
+    return PrivateOptions(key, digest, {options.NONCE: bytes(NONCE_SIZE)}).encode()
 
 
 def _check_kek(kek: SecretBytes, kid: str) -> None:

@@ -14,6 +14,7 @@ compressed layer before encryption; comparing it is left to the reader of the la
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -27,6 +28,11 @@ from sealpod.wire import strictjson
 CIPHER: Final = "AES_256_CTR_HMAC_SHA256"
 NONCE: Final = "nonce"
 MAX_OPTIONS: Final = 64 * 1024  # bytes of either document; real ones have 150
+START: Final = b'{"symkey":"'
+_AS_WRITTEN = re.compile(
+    rb'\{"symkey":"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=","digest":"sha256:[0-9a-f]{64}"'
+    rb',"cipheroptions":\{"nonce":"[A-Za-z0-9+/]{21}[AQgw]=="\}\}'
+)
 
 
 class PublicOptions(Record):
@@ -86,6 +92,15 @@ class PrivateOptions(Record):
             "cipheroptions": {name: _base64(value) for name, value in self.cipher_options.items()},
         }
         return SecretBytes(strictjson.encode(document))
+
+
+def is_as_written(private: bytes) -> bool:
+    """Whether these are private options to the byte as every writer of this cipher writes them.
+
+    Not authenticated, they are worth no leniency: each further form is one more that can be forged, or tells
+    by being taken what a character was. So base64 has its unused bits zero.
+    """
+    return _AS_WRITTEN.fullmatch(private) is not None
 
 
 def nonce_of(public: PublicOptions, private: PrivateOptions) -> bytes:

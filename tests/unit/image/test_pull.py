@@ -19,6 +19,7 @@ from imagekit import KEK, FailingStore, MemoryStore, make_tar, member, put_image
 from sealpod.errors import (
     DecodeError,
     NotFoundError,
+    OperationError,
     RefusedError,
     SealpodError,
     UnavailableError,
@@ -322,6 +323,20 @@ def test_annotations_on_a_plain_type(sealed: MemoryStore, store: str) -> None:
 def test_the_annotations_of_another_layer(sealed: MemoryStore, store: str) -> None:
     edit(sealed, lambda d: d["layers"][0].update(annotations=d["layers"][1]["annotations"]))
     refuse(sealed, store, "image.hmac", VerificationError, unwrapper())
+
+
+def test_nothing_is_quoted_of_a_layer_before_its_hmac_has_spoken(store: str) -> None:
+    """Who knows some of the plaintext can change it, to have the rest understood as a path, for example."""
+    plain, sealed = MemoryStore(), MemoryStore()
+    odd = member("secret", pax_headers={"SCHILY.xattr.nosuch.kind": "1"})
+    put_image(plain, "v1", [make_tar([odd, member("more", content=os.urandom(1 << 16))])])
+    encrypt(plain, "v1", sealed, "v1", Recipient(KEK, "key_id1"), rng=os.urandom)
+    assert "secret" in refuse(sealed, store, "image.unpack-xattr", OperationError, unwrapper()).message
+    entry = layers_of(sealed)[0]
+    damaged = sealed.blobs[entry["digest"]][:-1] + b"\0"
+    sealed.blobs[str(Digest.of(damaged))] = damaged
+    edit(sealed, layer(0, digest=str(Digest.of(damaged))))
+    assert "secret" not in refuse(sealed, store, "image.hmac", VerificationError, unwrapper()).message
 
 
 def test_a_plain_layer_under_the_encrypted_image(plain: MemoryStore, sealed: MemoryStore, store: str) -> None:
