@@ -4,8 +4,8 @@
 Each ``module.py`` below ROOT becomes ``module.pyc`` beside where it was (PEP 3147, "legacy" place: what the
 importer looks for when there is no source), marked as never to be checked against a source (PEP 552). Code
 objects name their file as it is called in the guest, PREFIX in front. The output depends on the sources and
-the interpreter only, if hash randomisation is off: sets of constants are written in hash order. This file
-is run, never imported by sealpod.
+the interpreter only, if hash randomisation is off: sets of constants are written in hash order. A source
+that is a link is refused. This file is run, never imported by sealpod.
 """
 
 import os
@@ -26,6 +26,8 @@ def main(root: str, prefix: str) -> None:
         if name.endswith(".py")
     )
     for source in sources:
+        if os.path.islink(source):  # an absolute one means the guest's root, but the builder's would be read
+            raise ValueError(f"{source} is a link to {os.readlink(source)}")
         py_compile.compile(
             source,
             cfile=source + "c",
