@@ -69,6 +69,8 @@ have() { # whether root would find a program
     PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null
 }
 
+# A small Debian has no Python; its own is new enough from Debian 12 on.
+have "$python" || [ "$python" != python3 ] || install_packages python3 python3-venv
 command -v "$python" >/dev/null || die "$python is not installed; sealpod needs Python 3.11 or newer"
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
