@@ -20,6 +20,8 @@ TIMEOUT: Final = 120.0
 """Seconds for one run of crun; natively it takes 20 ms, an emulated guest needs seconds under load."""
 MAX_LOG: Final = 64 * 1024
 """Bytes of log looked at, from its end."""
+NOT_EXECUTABLE: Final = ("exists but it is not executable", "is not a regular file")
+"""What crun 1.21 says of such a command; 1.8 gives the reason for which it could not be opened."""
 ENVIRONMENT: Final = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
@@ -122,8 +124,9 @@ def failure(step: str, message: str) -> SealpodError:
         return NotFoundError(
             message, code="container.command-not-found", remedy="name a program that the image has"
         )
-    if message.startswith("open executable"):
-        text = f"the command cannot be run: {message.partition(': ')[2]}"
+    if message.startswith("open executable") or any(text in message for text in NOT_EXECUTABLE):
+        reason = message.removeprefix("open executable: ").removesuffix(": Operation not permitted")
+        text = f"the command cannot be run: {reason}"
         remedy = "name a file that may be executed"
         return AccessError(text, code="container.not-executable", remedy=remedy)
     return OperationError(f"cannot {step} the container: {message}", code=f"container.{step}")

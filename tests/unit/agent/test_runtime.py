@@ -27,6 +27,11 @@ def test_a_missing_program_has_its_own_code() -> None:
     refused = failure("exec", "open executable: Permission denied")
     assert (type(refused), refused.code) == (AccessError, "container.not-executable")
     assert refused.message == "the command cannot be run: Permission denied"
+    newer = failure("exec", "the path `/etc` is not a regular file: Operation not permitted")
+    assert (type(newer), newer.code) == (AccessError, "container.not-executable")
+    assert newer.message == "the command cannot be run: the path `/etc` is not a regular file"
+    newer = failure("create", "the path `/x` exists but it is not executable: Permission denied")
+    assert newer.code == "container.not-executable"
     other = failure("start", "something")
     assert (type(other), other.code) == (OperationError, "container.start")
     assert other.message == "cannot start the container: something"
