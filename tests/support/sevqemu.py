@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A scripted QEMU with an SEV guest: its command line in, the firmware's commands in QEMU's order, QMP out.
 
-The answers have the fields QEMU 7.2 has by its own account (``SCHEMA``, recorded from query-qmp-schema), or
-those of QEMU 9.1, whose query-sev is a union. Error texts are QEMU's (target/i386/sev.c).
+The answers have the fields QEMU 7.2 and 10.0 have by their own account (``SCHEMA``, recorded from
+query-qmp-schema); from 9.1 on query-sev is a union, told apart by ``sev-type``. Error texts are QEMU's
+(target/i386/sev.c).
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ SCHEMA: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "sev-inject-launch-secret": ({"packet-header": "str", "secret": "str", "gpa": "int?"}, {}),
     "query-sev-attestation-report": ({"mnonce": "str"}, {"data": "str"}),
 }
-"""Command to its arguments and the fields of its answer, as QEMU 7.2.22 describes itself."""
+"""Command to its arguments and the fields of its answer, as QEMU 7.2.22 and 10.0.13 describe themselves."""
 STATES = ["uninit", "launch-update", "launch-secret", "running", "send-update", "receive-update"]
 CBITPOS, REDUCED = 51, 5
 TYPES = {"bool": bool, "int": int, "str": str, "enum": str}

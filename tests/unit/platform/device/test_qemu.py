@@ -29,7 +29,7 @@ from sealpod.platform.device.cpuid import Encryption, encryption, host_cpuid
 from sealpod.platform.device.launchfiles import LaunchFiles, remove_stale
 from sealpod.platform.device.properties import sev_guest
 from sealpod.qemu.arguments import Descriptors, MachineSpec, build_arguments
-from sealpod.qemu.binary import Qemu
+from sealpod.qemu.binary import Qemu, parse_version
 from sealpod.sev.policy import Policy
 from sealpod.sev.status import Status
 
@@ -178,8 +178,8 @@ def test_capabilities_come_with_and_without_the_chips_identifier() -> None:
     assert (found.pdh, found.chain) == (b"p" * 2084, b"c" * 6252)
 
 
-def qemu_schema() -> dict[str, Any]:
-    """The schema of this machine's QEMU, by its internal names."""
+def told_by_qemu(*commands: dict[str, Any]) -> list[Any]:
+    """This machine's QEMU's answers, without a machine of its own."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         words = ["-machine", "none", "-nodefaults", "-display", "none"]
@@ -187,26 +187,29 @@ def qemu_schema() -> dict[str, Any]:
         command = ["qemu-system-x86_64", *words, *monitor]
         with subprocess.Popen(command, pass_fds=[theirs.fileno()]) as process, ours.makefile("rw") as channel:
             theirs.close()
-            for name in ("qmp_capabilities", "query-qmp-schema", "quit"):
-                channel.write(json.dumps({"execute": name}))
+            for one in ({"execute": "qmp_capabilities"}, *commands, {"execute": "quit"}):
+                channel.write(json.dumps(one))
                 channel.flush()
             answers = [json.loads(line) for line in channel if '"return"' in line]
             process.wait()
-    (schema,) = [answer["return"] for answer in answers if isinstance(answer["return"], list)]
-    return {entry["name"]: entry for entry in schema}
+    return [answer["return"] for answer in answers[1:-1]]
 
 
-def test_the_recorded_schema_is_qemu_7_2_s_own() -> None:
-    if shutil.which("qemu-system-x86_64") is None:
-        pytest.skip("QEMU is not installed")
-    told = subprocess.run(["qemu-system-x86_64", "--version"], capture_output=True, text=True, check=True)
-    if " version 7.2." not in told.stdout:
-        pytest.skip(f"the schema was recorded from QEMU 7.2, this is {told.stdout.split(chr(10))[0]}")
-    schema = qemu_schema()
+needs_qemu = pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="QEMU is not installed")
+
+
+@needs_qemu
+def test_the_recorded_schema_is_this_machine_s_qemu_s_own() -> None:
+    (entries,) = told_by_qemu({"execute": "query-qmp-schema"})
+    schema = {entry["name"]: entry for entry in entries}
 
     def members(name: str) -> dict[str, str]:
-        kinds = {}
-        for member in schema[name].get("members", []):
+        entry, kinds = schema[name], {}
+        found = [member for member in entry.get("members", []) if member["name"] != entry.get("tag")]
+        for variant in entry.get("variants", []):  # query-sev from QEMU 9.1 on
+            assert entry["tag"] == "sev-type"
+            found += schema[variant["type"]]["members"] if variant["case"] == "sev" else []
+        for member in found:
             kind = schema[member["type"]]
             kinds[member["name"]] = {"builtin": member["type"], "enum": "enum"}[kind["meta-type"]]
             kinds[member["name"]] += "?" if "default" in member else ""
@@ -218,6 +221,19 @@ def test_the_recorded_schema_is_qemu_7_2_s_own() -> None:
         entry = schema[command]
         assert members(entry["arg-type"]) == arguments
         assert members(entry["ret-type"]) == answer
+
+
+@needs_qemu
+@pytest.mark.parametrize("policy", [1, 5])
+def test_this_machine_s_qemu_has_every_property_it_is_given(policy: int) -> None:
+    command = {"execute": "qom-list-properties", "arguments": {"typename": "sev-guest"}}
+    (listed,) = told_by_qemu(command)
+    told = subprocess.run(["qemu-system-x86_64", "--version"], capture_output=True, text=True, check=True)
+    needs = sev_guest(Policy(policy), HOST, parse_version(told.stdout), files=FILES, kernel_hashes=True)
+    _, *pairs = needs.arguments[1].split(",")
+    given = {pair.partition("=")[0] for pair in pairs} - {"id"}
+    assert {"cbitpos", "kernel-hashes"} < given
+    assert given <= {one["name"] for one in listed}
 
 
 def test_the_owners_files_are_base64_private_and_gone_afterwards() -> None:
