@@ -20,12 +20,12 @@ HEAVY = (
 
 # Runs with no site-packages at all: what is not of the standard library comes through the gate or not at all.
 GATE = """
-import importlib, importlib.abc, importlib.machinery, pkgutil, sys
+import importlib, importlib.machinery, pkgutil, sys
 
 source, places, allowed = sys.argv[1], sys.argv[2].split(":"), set(sys.argv[3].split(","))
 sys.path.insert(0, source)
 
-class Gate(importlib.abc.MetaPathFinder):
+class Gate:  # importlib.abc has a base for it, and from Python 3.12 on imports inspect
     def find_spec(self, name, path=None, target=None):
         top = name.partition(".")[0]
         if top in allowed and path is None:
