@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -169,6 +170,9 @@ def test_a_process_is_what_the_pod_says(pods: PodLab, cri: CriClient, web: Pod) 
     fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
     assert int(fields["CapEff"], 16) == int(fields["CapBnd"], 16) == 0
     assert fields["NoNewPrivs"] == "1"
+    limits = cri.read(container, "cat", "/proc/1/limits")
+    assert re.search(r"^Max open files +1048576 +1048576 ", limits, re.MULTILINE)
+    assert re.search(r"^Max processes +unlimited +unlimited ", limits, re.MULTILINE)
 
 
 def test_users_by_name_are_those_of_the_image(pods: PodLab, cri: CriClient, web: Pod) -> None:

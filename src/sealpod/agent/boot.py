@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PID 1's part: mounts, cgroups, loopback before the first call; powering off at the end.
+"""PID 1's part: mounts, cgroups, limits, loopback before the first call; powering off at the end.
 
 /init of the initramfs has put the root together and mounted /proc, /sys and /dev; what is there already is
 left as it is, so that the agent also starts as the very first program.
@@ -30,12 +30,15 @@ MOUNTS: Final = (
     ("cgroup2", CGROUPS, "cgroup2", MS_NOSUID | MS_NODEV | MS_NOEXEC, ""),
 )
 """Source, target, type, flags, options."""
+LIMITS: Final = ((syscalls.RLIMIT_NOFILE, 1 << 20), (syscalls.RLIMIT_NPROC, syscalls.UNLIMITED))
+"""What containers begin with, as from Kata's agent and from containerd under systemd. The kernel's own is
+1024 open files, 4096 at most, too few for many a server. Processes are counted by control groups."""
 OPTIONAL_MOUNTS: Final = (("securityfs", "/sys/kernel/security", "securityfs", 0, ""),)
 """Without securityfs the launch secret is read from memory."""
 
 
 def prepare() -> None:
-    """Mounts, cgroup controllers, loopback. Raises :class:`OperationError` (``agent.boot``)."""
+    """Mounts, cgroup controllers, limits, loopback. Raises :class:`OperationError` (``agent.boot``)."""
     os.umask(0o022)
     for source, target, kind, flags, options in MOUNTS:
         _mount(source, target, kind, flags, options)
@@ -43,6 +46,7 @@ def prepare() -> None:
         with contextlib.suppress(OperationError):
             _mount(source, target, kind, flags, options)
     _delegate_controllers()
+    _raise_limits()
     network.bring_up_loopback()
 
 
@@ -60,6 +64,13 @@ def _delegate_controllers() -> None:
     for name in CONTROLLERS:
         with contextlib.suppress(OSError), open(f"{CGROUPS}/cgroup.subtree_control", "w") as file:
             file.write(f"+{name}")
+
+
+def _raise_limits() -> None:
+    """A guest whose kernel allows less has what it allows."""
+    for kind, most in LIMITS:
+        with contextlib.suppress(OSError):
+            syscalls.set_limit(kind, most)
 
 
 def command_line() -> str:

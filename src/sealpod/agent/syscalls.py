@@ -29,6 +29,11 @@ RESTART: Final = 0x01234567
 
 PR_SET_CHILD_SUBREAPER: Final = 36
 
+# setrlimit(2), asm-generic/resource.h
+RLIMIT_NPROC: Final = 6
+RLIMIT_NOFILE: Final = 7
+UNLIMITED: Final = (1 << 64) - 1
+
 # unshare(2) and setns(2), linux/sched.h
 CLONE_NEWUTS: Final = 0x04000000
 CLONE_NEWIPC: Final = 0x08000000
@@ -78,6 +83,13 @@ def reboot(command: int) -> None:
 def become_subreaper() -> None:
     """Orphaned descendants of this process become its children, as they do for PID 1."""
     _call("prctl", PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def set_limit(kind: int, most: int) -> None:
+    """setrlimit(2): soft and hard limit of this process, which its children begin with."""
+    import ctypes
+
+    _call("setrlimit", kind, (ctypes.c_ulong * 2)(most, most))
 
 
 def bind(source: int, target: int | str, flags: int = 0) -> None:

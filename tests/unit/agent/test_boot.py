@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 
 import pytest
 
@@ -24,6 +25,9 @@ class Calls:
         monkeypatch.setattr(os, "makedirs", lambda path, exist_ok: None)
         monkeypatch.setattr(os.path, "ismount", self.present.__contains__)
         monkeypatch.setattr(syscalls, "mount", self.mount)
+        monkeypatch.setattr(
+            syscalls, "set_limit", lambda kind, most: self.made.append(f"limit {kind} {most}")
+        )
         monkeypatch.setattr(network, "bring_up_loopback", lambda: self.made.append("lo"))
         monkeypatch.setattr(boot, "CGROUPS", "/nonexistent")
 
@@ -50,7 +54,27 @@ def test_everything_is_mounted(calls: Calls) -> None:
         "/sys/fs/cgroup",
         "/sys/kernel/security",
     )
-    assert calls.made == ["umask 22", *(f"mount {target}" for target in targets), "lo"]
+    limits = ["limit 7 1048576", f"limit 6 {2**64 - 1}"]
+    assert calls.made == ["umask 22", *(f"mount {target}" for target in targets), *limits, "lo"]
+
+
+def test_a_kernel_that_allows_less_is_no_failure(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_kind: int, _most: int) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(syscalls, "set_limit", refused)
+    boot.prepare()
+    assert calls.made[-1] == "lo"
+
+
+def test_soft_and_hard_limit_are_set() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512), hard))
+    try:
+        syscalls.set_limit(syscalls.RLIMIT_NOFILE, hard)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_what_is_there_stays(calls: Calls) -> None:
