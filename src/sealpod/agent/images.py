@@ -58,7 +58,7 @@ class Keys:
             raise UsageError(
                 "the image is encrypted and this guest has no key broker client",
                 code="kbc.none",
-                remedy="start it with `--kbc online` or `--kbc offline`",
+                remedy="ask for the runtime kata-qemu-sev, or start it with `--kbc online` or `offline`",
             )
         return self._client.unwrap(packet)
 

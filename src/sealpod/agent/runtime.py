@@ -45,7 +45,7 @@ class Runtime:
         """
         pid_file = os.path.join(bundle, "pid")
         command = ["create", "--bundle", bundle, "--pid-file", pid_file, *_console(console), container_id]
-        self._run(command, os.path.join(bundle, "create.log"), standard)
+        self._run(command, os.path.join(bundle, "create.log"), standard, os.path.join(bundle, "config.json"))
         return _number(pid_file)
 
     def execute(
@@ -54,7 +54,7 @@ class Runtime:
         """Run the process described in ``<place>.json`` in a container; its number."""
         files = ["--process", f"{place}.json", "--pid-file", f"{place}.pid"]
         command = ["exec", "--detach", *files, *_console(console), container_id]
-        self._run(command, f"{place}.log", standard)
+        self._run(command, f"{place}.log", standard, f"{place}.json")
         return _number(f"{place}.pid")
 
     def update(self, container_id: str, bundle: str, resources: dict[str, Any]) -> None:
@@ -72,7 +72,13 @@ class Runtime:
         """Remove the container, killing what still runs."""
         self._run(["delete", "--force", container_id], os.path.join(bundle, "delete.log"))
 
-    def _run(self, command: list[str], log: str, standard: tuple[int, int, int] | None = None) -> None:
+    def _run(
+        self,
+        command: list[str],
+        log: str,
+        standard: tuple[int, int, int] | None = None,
+        described: str = "",
+    ) -> None:
         options = ["--root", self._state, "--cgroup-manager", self._cgroups, "--log", log]
         options += ["--log-format", "json"]
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
@@ -88,7 +94,8 @@ class Runtime:
             self._reaper.kill(pid)
             raise
         if status:
-            raise failure(command[0], read_log(log) or f"crun ended with status {status}")
+            message = read_log(log) or f"crun ended with status {status}"
+            raise failure(command[0], message, program(described))
 
 
 def _console(path: str) -> list[str]:
@@ -118,15 +125,29 @@ def read_log(path: str) -> str:
     return ""
 
 
-def failure(step: str, message: str) -> SealpodError:
-    """The error for a failed crun command; a program that is missing or none has its own code."""
+def program(described: str) -> str:
+    """The first word of the command in a configuration or process description; empty without one."""
+    try:
+        with open(described, encoding="utf-8") as file:
+            document = json.load(file)
+        return str(document.get("process", document)["args"][0])
+    except (OSError, ValueError, LookupError, AttributeError, TypeError):
+        return ""
+
+
+def failure(step: str, message: str, name: str = "") -> SealpodError:
+    """The error for a failed crun command; a program that is missing or none has its own code.
+
+    ``name`` is the program's, which crun does not say of a file that cannot be run.
+    """
     if "executable file" in message:
         return NotFoundError(
             message, code="container.command-not-found", remedy="name a program that the image has"
         )
     if message.startswith("open executable") or any(text in message for text in NOT_EXECUTABLE):
         reason = message.removeprefix("open executable: ").removesuffix(": Operation not permitted")
-        text = f"the command cannot be run: {reason}"
+        which = f"the command {name!r}" if name else "the command"
+        text = f"{which} cannot be run: {reason}"
         remedy = "name a file that may be executed"
         return AccessError(text, code="container.not-executable", remedy=remedy)
     return OperationError(f"cannot {step} the container: {message}", code=f"container.{step}")

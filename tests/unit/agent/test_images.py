@@ -46,6 +46,7 @@ def test_without_a_client_encrypted_images_are_refused() -> None:
     with pytest.raises(UsageError) as caught:
         Keys("").unwrap(PACKET)
     assert caught.value.code == "kbc.none"
+    assert "runtime kata-qemu-sev" in caught.value.remedy
 
 
 def images(**settings: object) -> Images:

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sealpod.agent.runtime import failure, read_log
+import pytest
+
+from sealpod.agent.runtime import failure, program, read_log
 from sealpod.errors import AccessError, NotFoundError, OperationError
 
 
@@ -32,6 +34,26 @@ def test_a_missing_program_has_its_own_code() -> None:
     assert newer.message == "the command cannot be run: the path `/etc` is not a regular file"
     newer = failure("create", "the path `/x` exists but it is not executable: Permission denied")
     assert newer.code == "container.not-executable"
+    named = failure("create", "open executable: Too many levels of symbolic links", "sh")
+    assert named.message == "the command 'sh' cannot be run: Too many levels of symbolic links"
     other = failure("start", "something")
     assert (type(other), other.code) == (OperationError, "container.start")
     assert other.message == "cannot start the container: something"
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ('{"process": {"args": ["sh", "-c"]}}', "sh"),
+        ('{"args": ["cat"]}', "cat"),
+        ('{"process": {"args": []}}', ""),
+        ('{"process": null}', ""),
+        ("[]", ""),
+        ("{", ""),
+    ],
+)
+def test_a_description_says_which_program(tmp_path: Path, text: str, name: str) -> None:
+    described = tmp_path / "config.json"
+    described.write_text(text)
+    assert program(str(described)) == name
+    assert program(str(tmp_path / "none")) == ""
