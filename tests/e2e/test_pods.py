@@ -311,6 +311,7 @@ def test_empty_directories_are_the_pods(pods: PodLab, cri: CriClient, web: Pod, 
         reader = cri.run(web, pods.image("plain"), *SLEEP, name="reader", mounts=mounts)
         assert cri.read(reader, "cat", "/scratch/file", "/dev/shm/part/file") == "disk\nmemory\n"
         assert cri.read(reader, "stat", "-c", "%g", "/scratch/file") == "4321\n"
+        assert cri.read(reader, "stat", "-c", "%a", "/dev/shm") == "1777\n"
         shown = cri.read(reader, "grep", " /dev/shm ", "/proc/mounts").split()
         assert (shown[2], "size=8192k" in shown[3].split(",")) == ("tmpfs", True)
     finally:

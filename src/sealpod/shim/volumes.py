@@ -113,7 +113,7 @@ class Volumes:
 
     def _empty(self, volume: KubeletVolume, storages: dict[str, agent_pb2.Storage]) -> str:
         """Where the guest has an empty directory, or what is below it."""
-        options = ["mode=0777"]
+        options = ["mode=1777" if volume.memory else "mode=0777"]  # as kubelet's own: a tmpfs is sticky
         if volume.group:
             options.append(f"fsgid={volume.group}")
         if volume.memory:

@@ -179,6 +179,18 @@ def test_empty_dirs_are_made_in_the_guest(tmp_path: Path) -> None:
     play(scenario)
 
 
+def test_an_empty_dir_in_memory_is_sticky(monkeypatch: pytest.MonkeyPatch) -> None:
+    fast = KubeletVolume("empty-dir", "fast", "", memory=True, size="8192k", group=4321)
+    monkeypatch.setattr(kubeletvolume, "find", lambda _source: fast)
+
+    async def scenario(_store: Store, volumes: Volumes) -> None:
+        _, storages = await volumes.bring("one", [bind(Path("/any"), "/dev/shm")])
+        assert [one.driver for one in storages] == ["ephemeral"]
+        assert list(storages[0].options) == ["mode=1777", "fsgid=4321", "size=8192k"]
+
+    play(scenario)
+
+
 def test_an_empty_dir_has_its_pods_group_and_its_size(tmp_path: Path) -> None:
     plain = tmp_path / "kubernetes.io~empty-dir" / "cache"
     plain.mkdir(parents=True)
