@@ -234,7 +234,7 @@ def sandboxes(pods: PodLab) -> set[str]:
 
 def test_twenty_pods_come_and_go(pods: PodLab, cri: CriClient) -> None:
     kinds = [("kata-qemu", "plain"), (CONFIDENTIAL, "encrypted"), ("kata", "named")]
-    kinds += [("offline", "encrypted"), ("es", "encrypted")]
+    kinds += [("offline", "encrypted"), ("es", "encrypted"), ("counted", "plain")]
 
     def cycle(number: int) -> None:
         handler, tag = kinds[number % len(kinds)]

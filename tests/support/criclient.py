@@ -142,6 +142,7 @@ class CriClient:
         share_pids: bool = False,
         ports: list[Message] | None = None,
         limits: dict[str, int] | None = None,
+        cgroup_parent: str = "",
     ) -> Message:
         """A pod as kubelet describes it; unnamed ones get a name. ``limits`` are those of its containers."""
         uid = str(uuid.uuid4())
@@ -157,6 +158,7 @@ class CriClient:
             port_mappings=ports or [],
             linux=CRI.new(
                 "LinuxPod",
+                cgroup_parent=cgroup_parent,
                 security_context=CRI.new("PodSecurity", namespace_options=_spaces(host_network, share_pids)),
                 resources=CRI.new("Resources", **limits or {}),
             ),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a node's pods left on this machine: processes, mounts, interfaces, sockets, files.
+"""What a node's pods left on this machine: processes, mounts, interfaces, sockets, files, control groups.
 
 Network namespaces are mounts below the node's state.
 """
@@ -15,6 +15,7 @@ from podimages import PodLab
 
 SECONDS = 20.0  # a guest that is killed takes a moment to be taken apart
 SHARED_MEMORY = "/dev/shm"
+OVERHEAD = "kata_overhead"  # which stays, as with Kata: an administrator may have limited it
 OTHERS = ("PostgreSQL.",)  # which nothing of a pod is; other tests on the machine may run one
 
 
@@ -41,6 +42,7 @@ class Leftovers:
             *(f"socket {one}" for one in self._sockets()),
             *(f"memory {one}" for one in _listed(SHARED_MEMORY) if not one.startswith(OTHERS)),
             *(f"file {one}" for one in self._files()),
+            *(f"group {one}" for one in self._groups()),
         }
 
     def _processes(self) -> list[str]:
@@ -76,6 +78,18 @@ class Leftovers:
         addresses = f"ipam/{self._lab.host.network.name}"
         names = _listed(f"{self._directory}/{addresses}")
         return found + [f"{addresses}/{name}" for name in names if name[0].isdigit()]
+
+    def _groups(self) -> list[str]:
+        """Of pods this node has had; others' may come and go meanwhile."""
+        found = [
+            os.path.join(where, name)
+            for where, names, _ in os.walk("/sys/fs/cgroup")
+            for name in names
+            if name.startswith("kata_") or os.path.basename(where) == OVERHEAD
+        ]
+        log = self._lab.host.log() if found else ""
+        names = {one: os.path.basename(one).removeprefix("kata_") for one in found}
+        return [one for one, name in names.items() if name != "overhead" and name in log]
 
 
 def _parent(pid: int) -> int:

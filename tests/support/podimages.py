@@ -53,6 +53,7 @@ CONFIDENTIAL = "kata-qemu-sev"
 HANDLERS = {
     "kata": ("kata", "", ""),
     "kata-qemu": ("kata-qemu", "", ""),
+    "counted": ("kata-qemu", "", ""),
     "closed": ("kata-qemu", "", f"agent.blocked_endpoints={','.join(BLOCKED)}"),
     "signed": ("kata-qemu", "", "agent.enable_signature_verification=true"),
     "no-agent": ("kata-qemu", "", "rdinit=/floor"),
@@ -197,6 +198,8 @@ def _configs(root: Path, registry: str, kbs: str, spare: str) -> dict[str, tuple
         address = spare if name == "spare" else kbs
         tutorial.sed(path, f"s/^default_memory = .*/default_memory = {MEMORY}/")
         tutorial.sed(path, f's/^guest_pre_attestation_proxy = .*/guest_pre_attestation_proxy = "{address}"/')
+        if name == "counted":
+            tutorial.sed(path, "s/^sandbox_cgroup_only = .*/sandbox_cgroup_only = true/")
         if name == "es":
             tutorial.sed(path, "s/^sev_guest_policy = .*/sev_guest_policy = 7/")
         if mode == "online":

@@ -216,12 +216,12 @@ class Machine:
         self.crash("stopped")
         await asyncio.sleep(0)
 
-    def crash(self, why: str, *, answers: bool = False) -> None:
+    def crash(self, why: str, *, answers: bool = False, code: str = "guest.ended") -> None:
         """The machine is gone. ``answers``: what the guest said before still arrives."""
         if not answers:
             self.guest.die()
         if not self._reason.done():
-            self._reason.set_result(OperationError(why, code="guest.ended"))
+            self._reason.set_result(OperationError(why, code=code))
 
     def console(self, lines: int) -> tuple[str, ...]:
         return ("Kernel panic - not syncing",)[:lines]

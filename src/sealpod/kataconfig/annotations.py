@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A pod's annotations upon the settings of the file.
 
-``pre_attestation.*`` and ``sev.policy`` (CC-0.5.0), and ``runtime.create_container_timeout``, always count.
+``pre_attestation.*`` and ``sev.policy`` (CC-0.5.0), and ``runtime.create_container_timeout``, always count;
+``runtime.sandbox_cgroup_only`` as far as it does not take a pod out of its limits.
 One below ``hypervisor.`` counts when ``enable_annotations`` has an expression of its whole base name, else
 the pod is refused: its owner asked for something it will not get. ``kernel`` therefore does not open
 ``kernel_params``, as it does in Kata, whose expressions match anywhere in a name.
@@ -27,6 +28,7 @@ _ENABLED: Final = PREFIX + "pre_attestation.enabled"
 _URI: Final = PREFIX + "pre_attestation.uri"
 _POLICY: Final = PREFIX + "sev.policy"
 _CREATE_TIMEOUT: Final = PREFIX + "runtime.create_container_timeout"
+_CGROUP_ONLY: Final = PREFIX + "runtime.sandbox_cgroup_only"
 
 MIN_MEMORY: Final = 256  # MiB, Kata's MinHypervisorMemory
 MAX_CPUS: Final = 240  # Kata's cap of a guest's processors
@@ -63,7 +65,21 @@ def _always(settings: Settings, name: str, value: str) -> Settings:
     if name == _CREATE_TIMEOUT:
         seconds = _number(name, value, 0, _MAX_UINT32) or CREATE_SECONDS
         return replace(settings, create_timeout=seconds, origins=_with(settings, "create_timeout", name))
+    if name == _CGROUP_ONLY:
+        return _cgroup_only(settings, name, value)
     return _without_effect(settings, name)
+
+
+def _cgroup_only(settings: Settings, name: str, value: str) -> Settings:
+    """Kata lets a pod undo this too, and so put its machine's memory where no limit counts it."""
+    if not (only := _boolean(name, value)) and settings.sandbox_cgroup_only:
+        raise RefusedError(
+            f"annotation {name} is false, and the node's configuration says true",
+            code="config.annotation",
+            remedy="leave the annotation out",
+        )
+    origins = _with(settings, "sandbox_cgroup_only", name)
+    return replace(settings, sandbox_cgroup_only=only, origins=origins)
 
 
 def _hypervisor(settings: Settings, name: str, value: str) -> Settings:

@@ -89,6 +89,7 @@ _USED: Final = (
     _used(AGENT, "dial_timeout", "integer", 0),
     _used(RUNTIME, "enable_debug", "boolean", False),
     _used(RUNTIME, "create_container_timeout", "integer", 0),
+    _used(RUNTIME, "sandbox_cgroup_only", "boolean", False),
 )
 
 # Table, kind, and names with what the shipped file says. None: whatever the installation put there.
@@ -197,7 +198,6 @@ _OTHERS: Final[tuple[tuple[str, Kind, Mapping[str, Value | None]], ...]] = (
             "disable_guest_seccomp": None,
             "enable_tracing": False,
             "disable_new_netns": False,
-            "sandbox_cgroup_only": None,
             "static_sandbox_resource_mgmt": None,
             "disable_guest_empty_dir": None,
             "enable_pprof": False,

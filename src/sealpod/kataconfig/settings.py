@@ -58,6 +58,8 @@ class Settings:
     """Seconds from the machine's start to its agent's first answer."""
     create_timeout: int
     """Seconds a container's making may take, its image's pull included."""
+    sandbox_cgroup_only: bool
+    """All of the pod's processes are in its control group, not the virtual processors alone."""
     debug: bool
     """Of the hypervisor and the guest's kernel."""
     agent_debug: bool
@@ -133,6 +135,7 @@ def settings_of(document: Document) -> Settings:
         memory=take("memory", int, "default_memory") or 2048,
         dial_timeout=take("dial_timeout", int, "dial_timeout", AGENT) or DIAL_SECONDS,
         create_timeout=take("create_timeout", int, "create_container_timeout", RUNTIME) or CREATE_SECONDS,
+        sandbox_cgroup_only=take("sandbox_cgroup_only", bool, "sandbox_cgroup_only", RUNTIME),
         debug=take("debug", bool, "enable_debug"),
         agent_debug=take("agent_debug", bool, "enable_debug", AGENT),
         runtime_debug=take("runtime_debug", bool, "enable_debug", RUNTIME),

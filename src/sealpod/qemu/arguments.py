@@ -60,6 +60,8 @@ class MachineSpec:
     nics: tuple[Nic, ...] = (Nic(),)
     netns: str = ""
     """Path of the network namespace QEMU runs in; empty means ours."""
+    cgroup: str = ""
+    """Directory of the control group QEMU starts in; empty means ours."""
     vsock: bool = False
     """The agent listens on vsock; otherwise on a virtio-serial port."""
     machine: tuple[str, ...] = ()

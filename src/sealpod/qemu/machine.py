@@ -157,6 +157,11 @@ class Machine:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
 
+    def forget_memory(self) -> None:
+        """Give back the RAM of a guest that has ended, though we and the platform have its file open."""
+        if self._ram_fd >= 0 and self.exit_code is not None:
+            os.ftruncate(self._ram_fd, 0)
+
     async def close(self) -> None:
         """End QEMU at once (a guest keeps nothing worth a slow goodbye) and release everything."""
         self.kill()
@@ -220,6 +225,7 @@ async def start_machine(qemu: Qemu, spec: MachineSpec) -> AsyncIterator[Machine]
             build_arguments(qemu, spec, fds),
             fds=[fd for fd in (ram, qmp_fd, agent_fd, console_fd, vhost) if fd >= 0],
             netns=spec.netns,
+            cgroup=spec.cgroup,
         )
         machine = Machine(spec, ram, process, cid)
         try:

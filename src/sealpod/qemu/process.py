@@ -4,8 +4,8 @@
 The kernel kills the child when its parent dies, whatever killed the parent. That is set by ``setpriv``
 (util-linux, essential on Debian) rather than between fork and exec, because code run there is unsafe next
 to the threads of other libraries. The child leads its own session, so that Ctrl-C reaches only us and the
-order of the clean-up is ours. ``nsenter`` and ``setpriv`` exec one another, so the process id is the
-program's own from the first to the last.
+order of the clean-up is ours. The shell, ``nsenter`` and ``setpriv`` exec one another, so the process id is
+the program's own from the first to the last.
 """
 
 from __future__ import annotations
@@ -13,19 +13,24 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Sequence
+from typing import Final
 
 from sealpod.errors import NotFoundError
 
+ENTER: Final = 'echo $$ > "$0" && exec "$@"'
+"""Shell: enter a control group by its file, then be the program."""
+
 
 async def spawn(
-    arguments: Sequence[str], *, fds: Sequence[int] = (), netns: str = ""
+    arguments: Sequence[str], *, fds: Sequence[int] = (), netns: str = "", cgroup: str = ""
 ) -> asyncio.subprocess.Process:
     """Start ``arguments`` with ``fds`` inherited, no input, standard output dropped, errors piped.
 
-    ``netns`` is the path of the network namespace to start in; empty means ours. Raises NotFoundError when
-    the program, setpriv or nsenter is missing.
+    ``netns`` is the path of the network namespace to start in, ``cgroup`` the directory of the control group;
+    empty means ours. Raises NotFoundError when the program, setpriv or nsenter is missing.
     """
-    prefix = [*inside(netns), _tool("setpriv"), "--pdeathsig", "KILL", "--"]
+    entering = ["/bin/sh", "-c", ENTER, f"{cgroup}/cgroup.procs"] if cgroup else []
+    prefix = [*entering, *inside(netns), _tool("setpriv"), "--pdeathsig", "KILL", "--"]
     return await asyncio.create_subprocess_exec(
         *prefix,
         *arguments,

@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CPUID signature of the vCPUs a guest gets: part of what SEV-ES measures of each of them.
+"""The vCPUs a guest gets: their CPUID signature, which SEV-ES measures of each of them, and their threads.
 
-It follows from the CPU model (:func:`sealpod.qemu.arguments.cpu_model`): under TCG ``qemu64``, the same on
-every machine; under KVM the host's own, so that a guest owner has to know the host's processor.
+The signature follows from the CPU model (:func:`sealpod.qemu.arguments.cpu_model`): under TCG ``qemu64``, the
+same on every machine; under KVM the host's own, so that a guest owner has to know the host's processor.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sealpod.errors import OperationError
 from sealpod.measure.vcpu import signature
+
+if TYPE_CHECKING:
+    from sealpod.qemu.machine import Machine
 
 CPUINFO: Final = "/proc/cpuinfo"
 EMULATED_SIGNATURE: Final = signature(15, 107, 1)
@@ -40,3 +43,14 @@ def vcpu_signature(accelerator: str, *, cpuinfo: str = CPUINFO) -> int:
 
 def _unknown(reason: str) -> OperationError:
     return OperationError(f"cannot tell the host's processor: {reason}", code="qemu.host-cpu")
+
+
+async def vcpu_threads(machine: Machine) -> tuple[int, ...]:
+    """The threads of QEMU that are the guest's processors. Raises LaunchError when QEMU does not say."""
+    answer = await machine.qmp("query-cpus-fast")
+    entries = answer if isinstance(answer, list) else []
+    found = [one.get("thread-id") for one in entries if isinstance(one, dict)]
+    threads = tuple(one for one in found if isinstance(one, int) and one > 0)
+    if not threads:
+        raise machine.failure("QEMU names no threads of the guest's processors")
+    return threads

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Take apart what a sandbox whose shim was killed left behind.
 
-QEMU and the platform's process end with the shim that started them; what stays is the taps, the directory,
-and whatever the kernel was too late for. Imports little: containerd waits five seconds for it.
+QEMU and the platform's process end with the shim that started them; what stays is the taps, the control
+groups, the directory, and whatever the kernel was too late for. Imports little: containerd waits five seconds
+for it.
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from sealpod.errors import NotFoundError, UsageError
-from sealpod.sandbox import state
+from sealpod.sandbox import cgroupfs, state
 
 SECONDS: Final = 2.0  # for one command
 
 
 def clean_up(sandbox_id: str) -> None:
-    """Kill the recorded processes, remove taps and directory. Nothing happens for a sandbox nobody knows."""
+    """Kill the recorded processes, remove taps, control groups and directory.
+
+    Nothing happens for a sandbox nobody knows.
+    """
     try:
         place = state.SandboxState(sandbox_id)
         record = place.read()
@@ -30,6 +34,7 @@ def clean_up(sandbox_id: str) -> None:
     processes = record.get("processes")
     state.kill_recorded([*processes.values()] if isinstance(processes, dict) else [])
     detach_recorded(record)
+    remove_recorded(record)
     place.remove()
 
 
@@ -42,6 +47,14 @@ def detach_recorded(record: dict[str, Any]) -> None:
         if isinstance(entry, dict) and isinstance(tap := entry.get("tap"), str) and tap.endswith("_kata"):
             _run(path, ["ip", "link", "delete", "dev", tap])
             _run(path, ["tc", "qdisc", "delete", "dev", str(entry.get("name")), "ingress"])
+
+
+def remove_recorded(record: dict[str, Any]) -> None:
+    """Remove the control groups of a record, and end whoever is in there."""
+    groups = record.get("cgroups")
+    directories = groups.get("directories") if isinstance(groups, dict) else None
+    if isinstance(directories, list):
+        cgroupfs.remove([one for one in directories if isinstance(one, str) and os.path.isabs(one)])
 
 
 def _run(path: str, command: Sequence[str]) -> None:

@@ -21,6 +21,7 @@ MAX_LINES: Final = 12
 
 PHASES: Final = {
     "settings": "reading the pod's configuration",
+    "cgroup": "entering the pod's control group",
     "network": "setting up the pod's network",
     "host": "opening QEMU and the platform",
     "inputs": "reading firmware, kernel and initrd",

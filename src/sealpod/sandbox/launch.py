@@ -53,11 +53,11 @@ async def launch_guest(
     seen: Observation,
     *,
     name: str = "",
-    started: Callable[[Machine], None] = lambda _machine: None,
+    started: Callable[[Machine], Awaitable[None]] | None = None,
 ) -> AsyncIterator[Guest]:
     """A running guest for the length of the block; everything of it is gone afterwards.
 
-    ``started`` is told of the machine as soon as there is one.
+    ``started`` is awaited with the machine as soon as there is one, before its guest runs.
     """
     name = name or f"sandbox-{secrets.token_hex(6)}"
     async with contextlib.AsyncExitStack() as scope:
@@ -65,7 +65,8 @@ async def launch_guest(
         async def start(machine_spec: MachineSpec) -> Machine:
             machine = await scope.enter_async_context(start_machine(host.qemu, machine_spec))
             scope.callback(lambda: setattr(seen, "console", machine.console.tail()))
-            started(machine)
+            if started is not None:
+                await started(machine)
             return machine
 
         if host.platform is None or not spec.measured:
@@ -167,6 +168,7 @@ def _machine_spec(name: str, host: Host, spec: PodSpec, cmdline: str, needs: Qem
         accelerator=host.accelerator,
         nics=spec.nics,
         netns=spec.netns,
+        cgroup=spec.cgroup,
         vsock=spec.vsock,
         machine=needs.machine,
         confidential=needs.confidential,

@@ -33,6 +33,8 @@ class PodRequest:
     socket: str
     """The shim's address."""
     bundle: str
+    cgroups_path: str = ""
+    """``linux.cgroupsPath`` of the pod's own container; empty: its processes stay where containerd's are."""
 
 
 class PodVm(Protocol):

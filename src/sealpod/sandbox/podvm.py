@@ -22,6 +22,7 @@ from sealpod.guestimage.cache import cache_directory
 from sealpod.qemu import vsock
 from sealpod.qemu.arguments import Nic
 from sealpod.qemu.machine import Machine
+from sealpod.qemu.vcpu import vcpu_threads
 from sealpod.sandbox import guestnetwork, netns
 from sealpod.sandbox.cleanup import clean_up
 from sealpod.sandbox.diagnosis import explained
@@ -29,6 +30,7 @@ from sealpod.sandbox.finish import to_its_end
 from sealpod.sandbox.host import Host, HostOptions, open_host
 from sealpod.sandbox.launch import Guest, launch_guest
 from sealpod.sandbox.network import NAMESERVER
+from sealpod.sandbox.podcgroup import PodCgroup, enter_pod_cgroup
 from sealpod.sandbox.podport import PodRequest, PodVm, StartPod
 from sealpod.sandbox.podsettings import PodSettings, pod_settings
 from sealpod.sandbox.runningpod import RunningPod
@@ -58,9 +60,10 @@ async def start_pod(request: PodRequest) -> PodVm:
     try:
         return await starting.run()
     except BaseException as error:
+        killed = starting.cgroup.killed_for_memory() if starting.cgroup is not None else None
         await to_its_end(starting.scope.aclose())
         if isinstance(error, Exception):
-            raise explained(error, starting.seen.timeline.current, starting.seen.console) from error
+            raise explained(killed or error, starting.seen.timeline.current, starting.seen.console) from error
         raise
 
 
@@ -72,6 +75,7 @@ class _Starting:
         self.scope = contextlib.AsyncExitStack()
         self.seen = Observation(Timeline())
         self.state = SandboxState(request.id)
+        self.cgroup: PodCgroup | None = None
         annotations = request.annotations
         self.processes = {"shim": process_record(os.getpid())}
         self.record: dict[str, object] = {
@@ -94,11 +98,15 @@ class _Starting:
             user_network = not self.request.netns or netns.is_ours(self.request.netns)
             settings = await self._settings(user_network)
             self._claim_directory()
+        with phase("cgroup"):
+            settings = await self._enter_cgroup(settings)
         with phase("network"):
             network = None if user_network else await self._attach(self.request.netns)
         with phase("host"):
             host = await self._open_host(settings)
         spec = _with_network(settings.spec(), network)
+        if self.cgroup is not None:
+            spec = replace(spec, cgroup=self.cgroup.qemu_directory)
         name = f"sandbox-{self.request.id[:40]}"
         guest = await self.scope.enter_async_context(
             launch_guest(host, spec, self.seen, name=name, started=self._note_machine)
@@ -111,7 +119,7 @@ class _Starting:
         with phase("sandbox"):
             await self._prepare(guest, user_network)
         self._note_launch()
-        return RunningPod(settings, guest, self.state, self.record, self.seen, self.scope)
+        return RunningPod(settings, guest, self.state, self.record, self.seen, self.scope, self.cgroup)
 
     async def _settings(self, user_network: bool) -> PodSettings:
         request = self.request
@@ -145,6 +153,24 @@ class _Starting:
         self.scope.callback(self.state.remove)
         self.state.write(self.record)
 
+    async def _enter_cgroup(self, settings: PodSettings) -> PodSettings:
+        """Everything that is started from here on is in the pod's groups."""
+
+        def note(group: PodCgroup) -> None:
+            # Recorded before they are made, for whoever cleans up after us.
+            self.record["cgroups"] = group.record()
+            self.state.write(self.record)
+
+        only, request = settings.kata.sandbox_cgroup_only, self.request
+        self.cgroup, found = await enter_pod_cgroup(
+            request.cgroups_path, request.id, only=only, scope=self.scope, note=note
+        )
+        if self.cgroup is None:
+            self.record.pop("cgroups", None)
+        for warning in found:
+            _logger.warning("%s", warning)
+        return replace(settings, warnings=(*settings.warnings, *found))
+
     async def _attach(self, path: str) -> netns.PodNetwork:
         network = await netns.read_network(path)
         pairs = [(interface.name, interface.tap) for interface in network.interfaces]
@@ -172,9 +198,11 @@ class _Starting:
         }
         return host
 
-    def _note_machine(self, machine: Machine) -> None:
+    async def _note_machine(self, machine: Machine) -> None:
         self.processes["qemu"] = process_record(machine.pid)
         self.state.write(self.record)
+        if self.cgroup is not None:
+            self.cgroup.place(await vcpu_threads(machine) if self.cgroup.plan.moves_threads else ())
 
     def _note_launch(self) -> None:
         launched = self.seen.record

@@ -13,6 +13,7 @@ from sealpod.errors import DeadlineError, LaunchError, OperationError, SealpodEr
 from sealpod.sandbox.agent import AgentClient
 from sealpod.sandbox.diagnosis import explained
 from sealpod.sandbox.launch import Guest, power_off
+from sealpod.sandbox.podcgroup import PodCgroup
 from sealpod.sandbox.podsettings import PodSettings
 from sealpod.sandbox.state import SandboxState
 from sealpod.sandbox.timeline import Observation
@@ -40,6 +41,7 @@ class RunningPod:
         record: Mapping[str, object],
         seen: Observation,
         scope: contextlib.AsyncExitStack,
+        cgroup: PodCgroup | None = None,
     ) -> None:
         self.settings = settings
         self.agent: AgentClient = guest.agent
@@ -49,6 +51,7 @@ class RunningPod:
         self._record = record
         self._seen = seen
         self._scope = scope
+        self._cgroup = cgroup
         self._logged: tuple[str, ...] = ()
         self._ended: asyncio.Future[SealpodError] = asyncio.get_running_loop().create_future()
         self._stopping: asyncio.Task[None] | None = None
@@ -112,6 +115,7 @@ class RunningPod:
             error = self._machine_ended() if ended.done() else self._agent_gone(health)
             self._machine.kill()
             await self._machine.wait()
+            self._machine.forget_memory()
         finally:
             for task in (ended, health):
                 task.cancel()
@@ -131,7 +135,10 @@ class RunningPod:
                 return error
             self._keep_console()
 
-    def _machine_ended(self) -> LaunchError:
+    def _machine_ended(self) -> SealpodError:
+        console = self._machine.console.tail()
+        if self._cgroup is not None and (killed := self._cgroup.killed_for_memory(console)):
+            return killed
         return self._machine.failure("the guest's machine ended", code="guest.ended", remedy=REMEDY)
 
     def _agent_gone(self, health: asyncio.Task[SealpodError]) -> LaunchError:

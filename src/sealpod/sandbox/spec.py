@@ -54,6 +54,8 @@ class PodSpec:
     nics: tuple[Nic, ...] = (Nic(),)
     netns: str = ""
     """Path of the network namespace the guest is started in; empty means ours."""
+    cgroup: str = ""
+    """Directory of the control group QEMU is started in; empty means ours."""
     vsock: bool = False
     dial_seconds: float = DIAL_SECONDS
     """From the machine's start to its agent's first answer."""

@@ -162,6 +162,7 @@ def pod_request(
         dns=_dns(config),
         socket=pod.context.socket,
         bundle=request.bundle,
+        cgroups_path=str((config.get("linux") or {}).get("cgroupsPath") or ""),
     )
 
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 GONE: Final = "agent.gone"
 """The code of what a call says whose channel closed."""
+HOST_MEMORY: Final = "guest.host-memory"
+"""The code of a machine's end that the host's kernel brought about for memory."""
 VERDICT_SECONDS: Final = 6.0
 """How long a call that lost its guest waits for the reason; the watch finds it within its five seconds."""
 
@@ -145,6 +147,11 @@ class Pod:
             return
         # What is left of the machine stays until the pod is deleted: it is what there is to look at.
         text = f"the pod's guest is gone: {reason.message}"
+        if reason.code == HOST_MEMORY:
+            # All that a pod's owner sees of it: the reason OOMKilled.
+            for container in self.containers.values():
+                if container.making is None and not container.virtual:
+                    self.publish("TaskOOM", container_id=container.id)
         self._end(text, reason.remedy)
         self._say(text)
 

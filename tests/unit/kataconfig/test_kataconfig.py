@@ -230,6 +230,20 @@ def test_a_pod_may_say_how_long_its_containers_may_be_made() -> None:
     assert annotated(OLD, **{name: "0"}).create_timeout == 600
 
 
+def test_a_pod_may_enter_its_limits_and_not_leave_them() -> None:
+    name, only = "runtime.sandbox_cgroup_only", "[runtime]\nsandbox_cgroup_only = true"
+    assert settings(OLD).sandbox_cgroup_only is False
+    assert settings(only).findings() == ()
+    found = annotated(OLD, **{name: "true"})
+    assert found.sandbox_cgroup_only is True
+    assert found.origins["sandbox_cgroup_only"] == Origin("annotation", PREFIX + name)
+    assert annotated(OLD, **{name: "false"}).sandbox_cgroup_only is False
+    assert annotated(only, **{name: "true"}).sandbox_cgroup_only is True
+    with pytest.raises(RefusedError) as caught:
+        annotated(only, **{name: "false"})
+    assert caught.value.code == "config.annotation"
+
+
 @pytest.mark.parametrize(
     ("base", "value", "field", "wanted"),
     [
@@ -269,6 +283,7 @@ def test_annotations_without_effect_are_warned_of_and_others_are_not_ours() -> N
         ("sev.policy", "-1"),
         ("sev.policy", "٣"),
         ("runtime.create_container_timeout", "-1"),
+        ("runtime.sandbox_cgroup_only", "yes"),
         ("hypervisor.default_vcpus", "0"),
         ("hypervisor.default_memory", "255"),
         ("hypervisor.kernel", "relative"),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import tutorial
+import yaml
 
 from sealpod.cli import main as cli
 from sealpod.kataconfig.document import parse
@@ -17,6 +18,7 @@ from sealpod.sandbox.spec import PodSpec
 
 PLACE = tutorial.SHIPPED.parent
 BROKER = "192.0.2.7:44444"
+OWN_MEMORY = 256  # MiB of QEMU and the shim, besides the guest's (docs/runtime.md)
 
 
 def settings(path: Path) -> Settings:
@@ -47,6 +49,17 @@ def told(spec: PodSpec) -> list[str]:
 @pytest.mark.parametrize("name", sorted(path.name for path in PLACE.glob("*.toml")))
 def test_every_key_is_known_and_has_an_effect(name: str) -> None:
     assert settings(PLACE / name).findings() == ()
+
+
+def test_the_overhead_of_a_runtime_class_holds_a_whole_machine() -> None:
+    classes = sorted((PLACE.parent / "runtimeclasses").glob("*.yaml"))
+    assert len(classes) == 3
+    for path in classes:
+        described = yaml.safe_load(path.read_text())
+        sev = "-sev" if described["handler"].endswith("-sev") else ""
+        memory = settings(PLACE / f"configuration-qemu{sev}.toml").memory
+        wanted = f"{memory + OWN_MEMORY}Mi"
+        assert described["overhead"]["podFixed"]["memory"] == wanted, path.name
 
 
 def test_the_confidential_one_is_attested_online(shipped: Path) -> None:

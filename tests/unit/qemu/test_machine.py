@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from sealpod.qemu.acceleration import choose_accelerator
 from sealpod.qemu.arguments import MachineSpec
 from sealpod.qemu.binary import find_qemu
 from sealpod.qemu.machine import start_machine
+from sealpod.qemu.vcpu import vcpu_threads
 
 pytestmark = pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="QEMU is not installed")
 
@@ -69,6 +71,50 @@ def test_starts_paused_and_shows_its_flash_and_memory(spec: MachineSpec) -> None
 
     pid = asyncio.run(scenario())
     assert not alive(pid)
+
+
+def test_it_starts_in_a_control_group_and_names_its_processors(spec: MachineSpec, tmp_path: Path) -> None:
+    # The kernel's file takes the number of who enters; here a plain one keeps it.
+    (tmp_path / "cgroup.procs").touch()
+    wanted = replace(spec, cpus=2, cgroup=str(tmp_path))
+
+    async def scenario() -> None:
+        async with start_machine(await find_qemu(), wanted) as machine:
+            assert (tmp_path / "cgroup.procs").read_text() == f"{machine.pid}\n"
+            threads = await vcpu_threads(machine)
+            assert len(set(threads)) == 2
+            for number, thread in enumerate(threads):
+                name = Path(f"/proc/{machine.pid}/task/{thread}/comm").read_text()
+                assert name == f"CPU {number}/TCG\n"
+            os.kill(machine.pid, signal.SIGKILL)
+            await machine.wait()
+            with pytest.raises(LaunchError):
+                await vcpu_threads(machine)
+
+    asyncio.run(scenario())
+
+
+def test_it_does_not_start_outside_of_its_control_group(spec: MachineSpec, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        with pytest.raises(LaunchError) as error:
+            async with start_machine(await find_qemu(), replace(spec, cgroup=str(tmp_path / "none"))):
+                pass
+        assert "cgroup.procs" in error.value.message
+
+    asyncio.run(scenario())
+
+
+def test_the_memory_of_a_guest_that_ended_is_given_back(spec: MachineSpec) -> None:
+    async def scenario() -> None:
+        async with start_machine(await find_qemu(), spec) as machine:
+            machine.forget_memory()
+            assert os.fstat(machine.ram_fd).st_size == spec.memory << 20
+            machine.kill()
+            await machine.wait()
+            machine.forget_memory()
+            assert os.fstat(machine.ram_fd).st_size == 0
+
+    asyncio.run(scenario())
 
 
 def test_a_refused_command_names_itself_and_not_its_arguments(spec: MachineSpec) -> None:

@@ -150,6 +150,35 @@ def test_copies_for_a_container_that_cannot_be_are_removed(play: Callable[[Scena
     play(scenario)
 
 
+def test_the_host_kills_the_machine_for_memory(play: Callable[[Scenario], None]) -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.run("pod", "sandbox")
+        await bench.run("one", "container")
+        wait = asyncio.create_task(bench.call("Wait", id="one"))
+        await asyncio.sleep(0)
+        assert bench.machine is not None
+        bench.machine.crash("the host's memory limit", code="guest.host-memory")
+        assert (await wait).exit_status == 137
+        # Before its end, or containerd does not connect the two.
+        assert bench.events.names("one")[-2:] == ["TaskOOM", "TaskExit"]
+        assert "TaskOOM" not in bench.events.names("pod")
+        with pytest.raises(UnavailableError, match="the host's memory limit"):
+            await bench.call("Stats", id="one")
+
+    play(scenario)
+
+
+def test_a_pods_control_group_is_that_of_its_own_container(play: Callable[[Scenario], None]) -> None:
+    async def scenario(bench: Bench) -> None:
+        def edit(config: dict[str, Any]) -> None:
+            config["linux"]["cgroupsPath"] = "/kubepods/pod1/pod"
+
+        await bench.run("pod", "sandbox", edit=edit)
+        assert bench.requests[0].cgroups_path == "/kubepods/pod1/pod"
+
+    play(scenario)
+
+
 def test_the_machine_dies_under_its_containers(play: Callable[[Scenario], None]) -> None:
     async def scenario(bench: Bench) -> None:
         out = Reader(bench.fifo("out"))

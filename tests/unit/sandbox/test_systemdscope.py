@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A scope is held until the pod is in it. A script stands for ``systemd-run``; it says what it was given.
+
+Left out: systemd itself, which tests cannot start.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from pathlib import Path
+
+import pytest
+
+from sealpod.errors import OperationError
+from sealpod.sandbox import systemdscope
+from sealpod.sandbox.cgroupplan import Scope
+from sealpod.sandbox.systemdscope import HeldScope
+
+SCOPE = Scope("kubepods-pod1.slice", "cri-containerd-ID.scope")
+RUNS = """\
+#!/bin/sh
+echo $$ > {place}/pid
+for word in "$@"; do echo "$word"; done > {place}/words
+while [ "$1" != -- ]; do shift; done
+shift
+exec "$@"
+"""
+REFUSES = "#!/bin/sh\necho 'Failed to start transient scope unit:\nUnit exists' >&2\nexit 1\n"
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(systemdscope, "BOOTED", str(tmp_path))
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    return tmp_path
+
+
+def program(place: Path, text: str) -> None:
+    path = place / "systemd-run"
+    path.write_text(text.format(place=place))
+    path.chmod(0o755)
+
+
+def test_it_lasts_until_it_is_released(place: Path) -> None:
+    program(place, RUNS)
+    held = HeldScope(SCOPE)
+    descriptor = os.pidfd_open(int((place / "pid").read_text()))
+    assert select.select([descriptor], [], [], 0)[0] == []
+    held.release()
+    assert select.select([descriptor], [], [], 0)[0] == [descriptor]
+    held.release()
+    os.close(descriptor)
+    words = (place / "words").read_text().splitlines()
+    assert {"--scope", "--unit=cri-containerd-ID.scope", "--slice=kubepods-pod1.slice"} <= set(words)
+    assert words[words.index("Delegate=yes") - 1] == "--property"
+
+
+def test_systemds_words_are_told(place: Path) -> None:
+    program(place, REFUSES)
+    with pytest.raises(OperationError, match="transient scope unit: Unit exists") as error:
+        HeldScope(SCOPE)
+    assert error.value.code == "cgroup.systemd"
+
+
+def test_a_machine_without_systemd(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program(place, RUNS)
+    monkeypatch.setattr(systemdscope, "BOOTED", str(place / "none"))
+    with pytest.raises(OperationError, match="does not run systemd"):
+        HeldScope(SCOPE)
