@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import select
 import socket
 import subprocess
 import sys
@@ -365,6 +366,23 @@ class TestHttp:
                 stack.enter_context(connected(broker.ops_address))
             with connected(broker.ops_address) as further:
                 assert hung_up(further)
+
+    def test_answers_nobody_takes(self, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Requests one after the other by who reads no answer: it would keep its place, and then all."""
+        from sealpod.kbs.server import web
+
+        monkeypatch.setattr(web, "TAKE_SECONDS", 0.3)
+        broker = start(ops_listen="127.0.0.1:0")
+        assert broker.ops_address is not None
+        with connected(broker.ops_address) as deaf:
+            deaf.settimeout(0.1)
+            with suppress(TimeoutError):
+                while True:  # until neither side takes any more
+                    deaf.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
+            ended = select.poll()
+            ended.register(deaf, 0)  # an end is told without being asked for
+            assert ended.poll(30_000)
+        assert request(broker.ops_address, "GET", "/healthz").status == 200
 
     def test_headers_that_never_end(self, start: Start) -> None:
         broker = start(ops_listen="127.0.0.1:0")

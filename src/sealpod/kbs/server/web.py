@@ -25,6 +25,8 @@ MAX_CONNECTIONS: Final = 128
 """Open connections; further ones get 503, or are closed when these are not answered either."""
 REQUEST_SECONDS: Final = 10.0
 """A connection has this long to bring a whole request, and again for each further one."""
+TAKE_SECONDS: Final = 10.0
+"""A caller has this long to take what is ready for it, up to what is kept for one caller: some 64 KiB."""
 KEEP_ALIVE: Final = 15
 """Seconds a connection waits for its next request; Prometheus comes every fifteen or so."""
 HANDSHAKE_SECONDS: Final = 10.0
@@ -40,6 +42,7 @@ class _Protocol(H11Protocol):
     """uvicorn's HTTP/1.1 with a time limit for requests, and the caller's name from TLS."""
 
     _limit: asyncio.TimerHandle | None = None
+    _taking: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -51,11 +54,26 @@ class _Protocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel()
+        self._taken()
         super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self._expect()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        # Who asks again and again and reads nothing would hold its place for as long as it likes.
+        self._taking = self.loop.call_later(TAKE_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._taken()
+        super().resume_writing()
+
+    def _taken(self) -> None:
+        if self._taking is not None:
+            self._taking.cancel()
+            self._taking = None
 
     def _expect(self) -> None:
         self._cancel()
