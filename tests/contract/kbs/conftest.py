@@ -14,6 +14,7 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -356,6 +357,28 @@ def host_at(platform: TestPlatform) -> Iterator[Callable[[str], Host]]:
             return Host(platform, client)
 
         yield made
+
+
+@pytest.fixture
+def replica(database: TestDatabase, platform: TestPlatform, tmp_path: Path) -> Iterator[Callable[..., Host]]:
+    """Another broker on the same database, with settings of its own; gives a host that talks to it."""
+    resources = tmp_path / "resources"
+    resources.mkdir()
+    with ExitStack() as stack:
+
+        def start(**options: Any) -> Host:
+            config = ServerConfig(
+                "127.0.0.1:0",
+                database.url,
+                keks=KekSources(database.kek),
+                resources=str(resources),
+                **{"trust_arks": (platform.fingerprint,), **options},
+            )
+            client = Client(stack.enter_context(serve(config)).address)
+            stack.callback(client.channel.close)
+            return Host(platform, client)
+
+        yield start
 
 
 SEED = (

@@ -11,8 +11,7 @@ import base64
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,28 +59,6 @@ GET_BUNDLE = "/keybroker.KeyBrokerService/GetBundle"
 NOBODY = """REPLACE INTO policy VALUES (50,'["nobody"]','[]',0,0,'[]',NULL,NULL,1)"""
 
 Replica = Callable[..., Any]
-
-
-@pytest.fixture
-def replica(database: TestDatabase, platform: Any, host: Any, tmp_path: Path) -> Iterator[Replica]:
-    """Another broker on the same database, with settings of its own; gives a host that talks to it."""
-    resources = tmp_path / "resources"
-    resources.mkdir()
-    with ExitStack() as stack:
-
-        def start(**options: Any) -> Any:
-            config = ServerConfig(
-                "127.0.0.1:0",
-                database.url,
-                keks=KekSources(database.kek),
-                resources=str(resources),
-                **{"trust_arks": (platform.fingerprint,), **options},
-            )
-            client = type(host.client)(stack.enter_context(serve(config)).address)
-            stack.callback(client.channel.close)
-            return type(host)(platform, client)
-
-        yield start
 
 
 def test_01_a_root_of_the_attackers_own(host: Any) -> None:

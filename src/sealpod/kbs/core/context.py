@@ -16,6 +16,7 @@ from sealpod.kbs.core.evidence import Evidence, check_version_bytes
 from sealpod.kbs.core.gathering import gather
 from sealpod.kbs.core.launching import ChainVerifier
 from sealpod.kbs.core.limits import Limits
+from sealpod.kbs.core.lookups import Lookups
 from sealpod.kbs.core.material import Material
 from sealpod.kbs.core.policy import Rule
 from sealpod.kbs.core.ports import BrokerStore, ResourceFiles, Sealer
@@ -54,7 +55,8 @@ class Context:
         with stage.stage(stage.POLICY):
             check_version_bytes(evidence.api_major, evidence.api_minor, evidence.build_id)
             deciding.check_rules(decision, (self.default_rule,), evidence)
-            materials = tuple(gather(self.store, one, asker) for one in requests)
+            lookups = Lookups(self.store)
+            materials = tuple(gather(lookups, one, asker) for one in requests)
             rules = tuple(rule for material in materials for rule in material.rules)
             deciding.check_rules(decision, rules, evidence)
         return materials

@@ -19,7 +19,7 @@ from sealpod.kbs.core.material import (
     ReportMaterial,
     ResourceMaterial,
 )
-from sealpod.kbs.core.ports import BrokerStore
+from sealpod.kbs.core.ports import Records
 from sealpod.kbs.core.records import Connection
 from sealpod.kbs.core.request import SecretKind, SecretRequest
 from sealpod.secret import SecretBytes
@@ -27,7 +27,7 @@ from sealpod.secret import SecretBytes
 Entries = list[tuple[str, SecretBytes]]
 
 
-def gather(store: BrokerStore, request: SecretRequest, asker: Asker) -> Material:
+def gather(store: Records, request: SecretRequest, asker: Asker) -> Material:
     """Look up what a request needs.
 
     :raise SealpodError: a policy or record that cannot be read: no release.

@@ -2,10 +2,11 @@
 """GetSecret: release secrets to a measured launch. In this order, so that the texts are simple-kbs':
 
 1. the launch id and the requests are well formed;
-2. the claimed version fits the measurement, and every policy agrees (a refusal here costs the caller nothing:
-   it may ask again with the same launch id);
-3. the launch is in progress, on a platform whose root is trusted still, and was opened under the policy now
-   claimed (stops a host that opens a debuggable launch and claims a strict policy for the release);
+2. the launch is in progress (nobody else is worth looking anything up for: simple-kbs asks this after 3);
+3. the claimed version fits the measurement, and every policy agrees (a refusal here costs the caller nothing:
+   it may ask again with the same launch id); the platform's root is trusted still, and the launch was opened
+   under the policy now claimed (stops a host that opens a debuggable launch and claims a strict policy for
+   the release);
 4. measurement and digest are well formed, everything asked for exists and fits the guest's area;
 5. the measurement proves digest, policy and version, and the table is sealed for this launch;
 6. the launch id is spent, whether (5) held or not, new connections are kept and the decision is written down:
@@ -52,12 +53,11 @@ def prepare(context: Context, decision: Decision, claim: SecretClaim) -> Prepare
     with stage.stage(stage.LAUNCH_ID):  # (1)
         launch_id = parse_guid(claim.launch_id)
     launch = context.store.find_launch(launch_id, now=context.clock())
-    platform = None if launch is None else launch.platform
-    deciding.name_platform(decision, platform)
+    deciding.name_platform(decision, None if launch is None else launch.platform)
     requests = parse(decision, claim.requests, guids_are_uuids=True)
-    materials = context.approve(decision, requests, context.asker(evidence, platform))  # (2)
-    if launch is None:  # (3)
+    if launch is None:  # (2)
         raise launch_unknown(launch_id)
+    materials = context.approve(decision, requests, context.asker(evidence, launch.platform))  # (3)
     context.chains.check_root(launch.platform)
     _same_policy(decision, launch, evidence)
     measurement = claim.measured(evidence)  # (4)

@@ -20,8 +20,8 @@ from sealpod.kbs.core.records import (
 from sealpod.secret import SecretBytes
 
 
-class BrokerStore(Protocol):
-    """The broker's records. Lookups give None for what is not there and raise for what cannot be told.
+class Records(Protocol):
+    """What is released. Lookups give None for what is not there and raise for what cannot be told.
 
     Every method may raise ``OperationError`` or ``UnavailableError`` when the database fails.
     """
@@ -41,6 +41,10 @@ class BrokerStore(Protocol):
         :raise RefusedError: as :meth:`find_secret`.
         """
 
+
+class BrokerStore(Records, Protocol):
+    """The broker's records, and the launches and connections of those who ask."""
+
     def find_launch(self, launch_id: UUID, *, now: float) -> Launch | None:
         """A launch in progress whose time is not over."""
 
@@ -53,7 +57,8 @@ class BrokerStore(Protocol):
         Of any number of callers, here and in other replicas, at most one settles a change that spends a
         launch, for ever.
 
-        :raise NotFoundError: ``launch.unknown``: the launch to spend is not there, or its time is over.
+        :raise NotFoundError: ``launch.unknown``: the launch to spend is not there, or its time is over;
+            ``connection.unknown``: the connection was revoked meanwhile.
         :raise RefusedError: ``launch.too-many``, ``connection.too-many``, ``connection.exhausted``.
         """
 
