@@ -70,6 +70,7 @@ def _serve_until(signals: set[signal.Signals], args: argparse.Namespace) -> None
     level = args.log_level or rust_level(os.environ.get(RUST_VARIABLE)) or "info"
     configure(level, args.log_format)
     _allow_files()
+    _leave_no_core()
     broker = serve(server_config(args, database_url(args)))
     try:
         _announce(broker)
@@ -94,3 +95,8 @@ def _allow_files() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _leave_no_core() -> None:
+    """A crash must not write keys and secrets into a file, or hand them to a collector of such files."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

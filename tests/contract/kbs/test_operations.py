@@ -320,6 +320,13 @@ class TestLogs:
         assert by_request["mine-1"]["level"] == "warning"
         assert len(said) - len(records) == 1  # the line that says where it listens
 
+    def test_a_crash_leaves_no_core(self, path: Path) -> None:
+        """With keys and secrets in it; nor does a collector of cores get one."""
+        with command("--database", f"sqlite:///{path}") as (running, _said):
+            limits = Path(f"/proc/{running.pid}/limits").read_text()
+        (found,) = [line.split() for line in limits.splitlines() if line.startswith("Max core file size")]
+        assert found[4:6] == ["0", "0"]
+
     @pytest.mark.parametrize(("value", "shown"), [("debug", True), ("error", False), ("h2=trace,info", True)])
     def test_rust_log(self, path: Path, value: str, shown: bool) -> None:
         environment = {**os.environ, "RUST_LOG": value}
