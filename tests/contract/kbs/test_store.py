@@ -274,6 +274,11 @@ def begins(store: SqlBrokerStore, *made: Connection, now: float = 100.0) -> None
     store.settle(Change(Decision("GetSecret"), connections=made), now=now, limits=LIMITS)
 
 
+def uses(store: SqlBrokerStore, one: Connection) -> bool:
+    decision = Decision("GetOnlineSecret", "granted")
+    return store.settle(Change(decision, uses=one.client_id), now=100.0, limits=LIMITS).number > 0
+
+
 def guest(name: UUID | None = None, policy: int = 3) -> Connection:
     evidence = Evidence(policy, 0, 255, 15, "digest", "text")
     return Connection(name or uuid4(), SecretBytes(bytes(range(32))), evidence, PLATFORM, 100.0)
@@ -398,6 +403,19 @@ class TestConnections:
         for act in (connections.show_connection, connections.delete_connection):
             with pytest.raises(NotFoundError):
                 act(db, str(revoked.client_id))
+
+    def test_revoked_while_a_guest_was_being_answered(self, db: Database, store: SqlBrokerStore) -> None:
+        """No release stands in the log behind its revocation, whenever the guest's call began."""
+        for end in (connections.revoke_connection, connections.delete_connection):
+            one = guest()
+            begins(store, one)
+            assert uses(store, one)
+            assert store.find_connection(one.client_id) is not None, "the guest's call has begun"
+            end(db, str(one.client_id))
+            with pytest.raises(NotFoundError) as caught:
+                uses(store, one)
+            assert caught.value.code == "connection.unknown"
+            assert caught.value.message.startswith("Connection not found: ")
 
     def test_an_end_to_come(self, store: SqlBrokerStore, database: TestDatabase) -> None:
         one = guest()

@@ -52,13 +52,18 @@ def prepare(
     return Prepared(change, reply)
 
 
+def connection_unknown() -> NotFoundError:
+    """The error for a client id that nobody was given, or that was taken back."""
+    return NotFoundError(NO_ROWS, code="connection.unknown", remedy=_REMEDY)
+
+
 def _connection(context: Context, client_id: str) -> Connection:
     with stage.stage(stage.CLIENT_ID):
         client = parse_guid(client_id)
     with stage.stage(stage.CONNECTION):
         connection = context.store.find_connection(client)
         if connection is None:
-            raise NotFoundError(NO_ROWS, code="connection.unknown", remedy=_REMEDY)
+            raise connection_unknown()
         began = connection.created_at
         context.chains.check_root(connection.platform)
         if began is not None and began + context.limits.connection_ttl <= context.clock():

@@ -8,11 +8,10 @@ finds it gone, and a replica that is killed leaves either the whole decision or 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
-from uuid import UUID
 
 from sqlalchemy import Connection, Engine, bindparam, delete, insert, select, update
 
@@ -23,9 +22,10 @@ from sealpod.kbs.core.launching import launch_unknown
 from sealpod.kbs.core.limits import Limits
 from sealpod.kbs.core.records import Change
 from sealpod.kbs.store import schema
-from sealpod.kbs.store.auditlog import HEAD_ID
+from sealpod.kbs.store.auditlog import HEAD_ID, head_of
 from sealpod.kbs.store.census import TOO_MANY_CONNECTIONS, TOO_MANY_LAUNCHES, Census
 from sealpod.kbs.store.engine import writing
+from sealpod.kbs.store.replies import count_reply
 
 EXPIRED_AT_ONCE: Final = 1000
 """Connections dropped in one transaction."""
@@ -46,11 +46,6 @@ _SPEND: Final = delete(_launches).where(
     _launches.c.launch_id == bindparam("spent"), _launches.c.expires_at > bindparam("now")
 )
 _EXPIRE: Final = delete(_launches).where(_launches.c.expires_at <= bindparam("now"))
-_COUNT_MESSAGE: Final = (
-    update(_connections)
-    .where(_connections.c.client_id == bindparam("client"), _connections.c.messages < bindparam("most"))
-    .values(messages=_connections.c.messages + 1)
-)
 
 
 @dataclass(slots=True)
@@ -157,7 +152,7 @@ class Ledger:
         """What may be refused; the rest is inserted for all of a batch together."""
         change, limits = ticket.change, ticket.limits
         if change.uses is not None:
-            _count_message(connection, change.uses, limits.connection_messages, ticket.now)
+            count_reply(connection, change.uses, limits.connection_messages, ticket.now)
         if change.opens is not None:
             self._launches.add(1, limits.max_launches, TOO_MANY_LAUNCHES)
         if change.connections:
@@ -184,7 +179,7 @@ def _lock_head(connection: Connection) -> Entry:
         # The first decision of a database. Of two replicas here at once one fails, and its caller asks again.
         connection.execute(insert(_head).values(id=HEAD_ID, seq=0, hash=GENESIS))
         return Entry(0, GENESIS, "")
-    return Entry(int(row.seq), row.hash, "")
+    return head_of(row.seq, row.hash)
 
 
 def _append(connection: Connection, head: Entry, texts: Sequence[str]) -> Sequence[Entry]:
@@ -194,22 +189,6 @@ def _append(connection: Connection, head: Entry, texts: Sequence[str]) -> Sequen
         connection.execute(_ADD_RECORDS, rows)
         connection.execute(_MOVE_HEAD, {"to_seq": entries[-1].number, "to_hash": entries[-1].hash})
     return entries
-
-
-def _count_message(connection: Connection, client: UUID, most: int, now: float) -> None:
-    parameters = {"client": str(client), "most": most}
-    if connection.execute(_COUNT_MESSAGE, parameters).rowcount == 1:
-        return
-    known = select(_connections.c.messages).where(_connections.c.client_id == str(client))
-    if connection.execute(known).one_or_none() is not None or most < 1:
-        raise RefusedError(
-            "the connection has had all the replies it may have",
-            code="connection.exhausted",
-            remedy="launch the guest again for a connection with a new key",
-        )
-    # One that simple-kbs made: from now on it is counted.
-    row: Mapping[str, object] = {"client_id": str(client), "created_at": now, "messages": 1}
-    connection.execute(insert(_connections), row)
 
 
 def _drop_connections(connection: Connection, *, before: float) -> None:
