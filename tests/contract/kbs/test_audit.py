@@ -204,6 +204,33 @@ class TestChain:
             verify_log(db.engine)
         owner(f"DELETE FROM sealpod_audit WHERE seq={beyond}")
 
+    @pytest.mark.parametrize("number", [0, -1, -(2**40)])
+    def test_a_record_before_the_first(self, host: Any, owner: Any, db: Database, number: int) -> None:
+        """No chain reaches it, and it would be listed beside the others."""
+        host.launch()
+        forged = """{"call":"GetSecret","outcome":"granted","released":["key:forged"]}"""
+        owner(f"INSERT INTO sealpod_audit (seq, hash, record) VALUES ({number}, '{GENESIS}', '{forged}')")
+        with pytest.raises(VerificationError, match="before the first") as caught:
+            verify_log(db.engine)
+        assert caught.value.code == "audit.broken"
+        owner(f"DELETE FROM sealpod_audit WHERE seq={number}")
+        assert verify_log(db.engine)
+
+    @pytest.mark.parametrize("column", ["seq='many'", "hash=x'ff'"])
+    def test_a_head_that_is_none(
+        self, host: Any, owner: Any, db: Database, database: TestDatabase, column: str
+    ) -> None:
+        if database.kind != "sqlite":
+            pytest.skip("only SQLite keeps what is of no type")
+        host.launch()
+        head = read_head(db.engine)
+        owner(f"UPDATE sealpod_audit_head SET {column}")
+        with pytest.raises(VerificationError, match="head cannot be read"):
+            verify_log(db.engine)
+        assert host.client.refusal(host.launch).code == "audit.broken"
+        owner(f"UPDATE sealpod_audit_head SET seq={head.number}, hash='{head.hash}'")
+        assert verify_log(db.engine) == head
+
     def test_a_tail_cut_off_by_who_knows_of_the_head(self, host: Any, owner: Any, db: Database) -> None:
         """The log alone cannot tell; a head noted earlier can."""
         host.launch()
@@ -417,3 +444,12 @@ class TestWebhook:
         with pytest.raises(UsageError) as caught:
             HttpSender(url, SecretBytes(b"t"))
         assert caught.value.code == "webhook.url"
+
+    def test_a_token_others_could_read(self) -> None:
+        url = "http://receiver.example/hook"
+        with pytest.raises(UsageError) as caught:
+            HttpSender(url, SecretBytes(b"t"))
+        assert caught.value.code == "webhook.plaintext"
+        HttpSender(url, None)
+        HttpSender("https://receiver.example/hook", SecretBytes(b"t"))
+        HttpSender("http://[::1]:80/hook", SecretBytes(b"t"))

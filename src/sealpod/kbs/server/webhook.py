@@ -26,6 +26,7 @@ from urllib.parse import SplitResult, urlsplit
 from sealpod.errors import UsageError
 from sealpod.kbs.core.audit import Decision, Entry
 from sealpod.kbs.core.ports import Auditor
+from sealpod.kbs.server.config import is_loopback
 from sealpod.kbs.server.files import read_file, read_private
 from sealpod.secret import SecretBytes
 
@@ -136,11 +137,17 @@ class WebhookAuditor:
 class HttpSender:
     """POSTs to ``url``; ``token`` goes along as a bearer token. Redirects are not followed.
 
-    :raise UsageError: not an http or https URL.
+    :raise UsageError: not an http or https URL; a token that would be read on its way.
     """
 
     def __init__(self, url: str, token: SecretBytes | None, *, timeout: float = TIMEOUT) -> None:
         self._url = _split(url)
+        if token is not None and self._url.scheme == "http" and not is_loopback(self._url.hostname or ""):
+            raise UsageError(
+                "the webhook's token does not go over plain HTTP",
+                code="webhook.plaintext",
+                remedy="give an https:// URL, or one of this machine's own",
+            )
         self._token = token
         self._timeout = timeout
 

@@ -7,9 +7,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, Row, func, or_, select
 
 from sealpod.errors import NotFoundError, VerificationError
 from sealpod.kbs.core.audit import GENESIS, REMEDY, Entry, verify_entries
@@ -29,29 +29,43 @@ def read_head(engine: Engine) -> Entry:
     statement = select(_head.c.seq, _head.c.hash).where(_head.c.id == HEAD_ID)
     with reading(engine) as connection:
         row = connection.execute(statement).one_or_none()
-    return Entry(0, GENESIS, "") if row is None else Entry(int(row.seq), row.hash, "")
+    return Entry(0, GENESIS, "") if row is None else head_of(row.seq, row.hash)
+
+
+def head_of(number: object, digest: object) -> Entry:
+    """Number and hash in the head's row.
+
+    :raise VerificationError: ``audit.broken``: they are none, as SQLite lets anybody write.
+    """
+    if not isinstance(number, int) or not isinstance(digest, str):
+        raise VerificationError("the log's head cannot be read", code="audit.broken", remedy=REMEDY)
+    return Entry(number, digest, "")
 
 
 def verify_log(engine: Engine, *, anchor: str | None = None) -> Entry:
     """Check the whole log up to its head as it is now; gives that head. Decisions may go on meanwhile.
 
-    :raise VerificationError: as :func:`sealpod.kbs.core.audit.verify_entries`, and for records beyond it.
+    :raise VerificationError: as :func:`sealpod.kbs.core.audit.verify_entries`, and for records outside of
+        the chain.
     """
     head = read_head(engine)
     verify_entries(read_entries(engine, upto=head.number), head, anchor=anchor)
     stray = stray_records(engine)
     if stray:
         raise VerificationError(
-            f"{stray} records stand behind the newest decision", code="audit.broken", remedy=REMEDY
+            f"{stray} records stand before the first or behind the newest decision",
+            code="audit.broken",
+            remedy=REMEDY,
         )
     return head
 
 
 def stray_records(engine: Engine) -> int:
-    """How many records stand behind the one the head names: somebody put them there. One statement, so that
-    decisions made meanwhile do not count."""
+    """How many records stand before number 1 or behind the one the head names: somebody put them there, for
+    `list` and `show` to tell. One statement, so that decisions made meanwhile do not count."""
     head = select(_head.c.seq).where(_head.c.id == HEAD_ID).scalar_subquery()
-    statement = select(func.count()).select_from(_audit).where(_audit.c.seq > func.coalesce(head, 0))
+    outside = or_(_audit.c.seq < 1, _audit.c.seq > func.coalesce(head, 0))
+    statement = select(func.count()).select_from(_audit).where(outside)
     with reading(engine) as connection:
         return int(connection.execute(statement).scalar_one())
 
@@ -65,7 +79,7 @@ def read_entries(engine: Engine, *, after: int = 0, upto: int | None = None) -> 
         with reading(engine) as connection:
             rows = connection.execute(statement).all()
         for row in rows:
-            yield Entry(int(row.seq), row.hash, row.record)
+            yield _entry(row)
         if len(rows) < PAGE:
             return
         after = int(rows[-1].seq)
@@ -87,4 +101,9 @@ def newest_entries(engine: Engine, *, holding: Sequence[str], limit: int) -> lis
         statement = statement.where(_audit.c.record.contains(text, autoescape=True))
     with reading(engine) as connection:
         rows = connection.execute(statement).all()
-    return [Entry(int(row.seq), row.hash, row.record) for row in reversed(rows)]
+    return [_entry(row) for row in reversed(rows)]
+
+
+def _entry(row: Row[Any]) -> Entry:
+    # What is no text, as SQLite lets anybody write, has no hash that fits.
+    return Entry(int(row.seq), str(row.hash), str(row.record))
