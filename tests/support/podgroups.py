@@ -35,10 +35,17 @@ class PodGroup:
         assert one is not None
         return Path(f"{one.directory(self.path)}{below}/{name}")
 
+    def is_limited(self) -> bool:
+        """Its memory can have a limit. In a container whose root group has processes, no group's can."""
+        return self.tree.of("memory") is not None and self._limit.exists()
+
+    @property
+    def _limit(self) -> Path:
+        return self.file("memory", "memory.max" if self.tree.version == 2 else "memory.limit_in_bytes")
+
     def limit_memory(self, size: int) -> None:
         """Bytes."""
-        name = "memory.max" if self.tree.version == 2 else "memory.limit_in_bytes"
-        self.file("memory", name).write_text(str(size))
+        self._limit.write_text(str(size))
 
     def memory(self) -> int:
         """Bytes that are charged now."""

@@ -58,6 +58,13 @@ def remove(directories: Iterable[str], seconds: float = REMOVE_SECONDS) -> list[
     return [one for one in directories if not _remove(one, deadline)]
 
 
+def kill(directories: Iterable[str]) -> None:
+    """Kill whoever is in the groups, ourselves excepted."""
+    for one in directories:
+        with _killed(one):
+            pass
+
+
 def _remove(directory: str, deadline: float) -> bool:
     while os.path.exists(f"{directory}/{PROCS}"):
         with _killed(directory) as waiting:

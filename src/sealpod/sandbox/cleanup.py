@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from sealpod.errors import NotFoundError, UsageError
-from sealpod.sandbox import cgroupfs, state
+from sealpod.sandbox import state
+from sealpod.sandbox.groupcleanup import remove_recorded
 
 SECONDS: Final = 2.0  # for one command
 
@@ -47,14 +48,6 @@ def detach_recorded(record: dict[str, Any]) -> None:
         if isinstance(entry, dict) and isinstance(tap := entry.get("tap"), str) and tap.endswith("_kata"):
             _run(path, ["ip", "link", "delete", "dev", tap])
             _run(path, ["tc", "qdisc", "delete", "dev", str(entry.get("name")), "ingress"])
-
-
-def remove_recorded(record: dict[str, Any]) -> None:
-    """Remove the control groups of a record, and end whoever is in there."""
-    groups = record.get("cgroups")
-    directories = groups.get("directories") if isinstance(groups, dict) else None
-    if isinstance(directories, list):
-        cgroupfs.remove([one for one in directories if isinstance(one, str) and os.path.isabs(one)])
 
 
 def _run(path: str, command: Sequence[str]) -> None:

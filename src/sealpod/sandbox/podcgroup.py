@@ -19,6 +19,7 @@ from sealpod.sandbox import cgroupfs, hostmemory
 from sealpod.sandbox.cgroupplan import Plan, plan
 from sealpod.sandbox.cgrouptree import own_directories, read_tree
 from sealpod.sandbox.finish import to_its_end
+from sealpod.sandbox.groupcleanup import remove
 from sealpod.sandbox.systemdscope import HeldScope
 
 LIMITED: Final = ("cpu", "memory")
@@ -98,7 +99,7 @@ class PodCgroup:
                     with contextlib.suppress(OSError):
                         cgroupfs.join(place, os.getpid())
                         break
-        return cgroupfs.remove(self.directories)
+        return remove(self.directories, self.plan.scope.unit if self.plan.scope is not None else "")
 
     def record(self) -> dict[str, object]:
         """For ``sealpod sandbox inspect``, and for whoever cleans up after us."""
@@ -107,6 +108,7 @@ class PodCgroup:
             "sandbox": self.plan.sandbox,
             "overhead": self.plan.overhead,
             "directories": list(self.directories),
+            "unit": self.plan.scope.unit if self.plan.scope is not None else "",
         }
 
     def warnings(self) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ PROPERTIES: Final = (
 HOLD: Final = ("/bin/sh", "-c", "echo held; read -r _")
 """Ends with our end of its input, also when this process is killed."""
 MAX_TEXT: Final = 300
+STOP_SECONDS: Final = 2.0
 
 
 class HeldScope:
@@ -45,6 +46,24 @@ class HeldScope:
         """The pod's processes hold it now, or nobody needs it. Idempotent."""
         with contextlib.suppress(OSError, ValueError):
             self._process.communicate()
+
+
+def stop(unit: str) -> None:
+    """Have systemd end and remove the scope, if it has not yet.
+
+    A group that others remove is not missed by systemd, which would keep the unit for ever.
+    """
+    program = shutil.which("systemctl")
+    if program is not None and os.path.isdir(BOOTED):
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            subprocess.run(
+                [program, "--system", "stop", "--", unit],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                timeout=STOP_SECONDS,
+                check=False,
+            )
 
 
 def failed(scope: Scope, reason: str) -> OperationError:

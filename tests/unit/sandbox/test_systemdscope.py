@@ -15,6 +15,7 @@ import pytest
 from sealpod.errors import OperationError
 from sealpod.sandbox import systemdscope
 from sealpod.sandbox.cgroupplan import Scope
+from sealpod.sandbox.groupcleanup import remove_recorded
 from sealpod.sandbox.systemdscope import HeldScope
 
 SCOPE = Scope("kubepods-pod1.slice", "cri-containerd-ID.scope")
@@ -61,6 +62,19 @@ def test_systemds_words_are_told(place: Path) -> None:
     with pytest.raises(OperationError, match="transient scope unit: Unit exists") as error:
         HeldScope(SCOPE)
     assert error.value.code == "cgroup.systemd"
+
+
+def test_it_is_systemd_that_removes_it(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "systemctl").write_text(f'#!/bin/sh\necho "$*" >> {place}/told\nrmdir {place}/group\nexit 5\n')
+    (place / "systemctl").chmod(0o755)
+    (place / "group").mkdir()
+    remove_recorded({"cgroups": {"directories": [str(place / "group"), 7], "unit": SCOPE.unit}})
+    assert (place / "told").read_text() == f"--system stop -- {SCOPE.unit}\n"
+    assert not (place / "group").exists()
+    monkeypatch.setattr(systemdscope, "BOOTED", str(place / "none"))
+    for record in ({}, {"cgroups": 1}, {"cgroups": {"directories": []}}, {"cgroups": {"unit": SCOPE.unit}}):
+        remove_recorded(record)
+    assert (place / "told").read_text().count("stop") == 1
 
 
 def test_a_machine_without_systemd(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
