@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -134,6 +135,15 @@ def test_a_pod_may_share_its_processes(pods: PodLab, cri: CriClient) -> None:
     assert "sleep 4242" in shown
     assert "sleep 2424" in shown
     assert "sleep" not in next(line for line in shown.splitlines() if line.split()[0] == "1")
+    cri.end_pod(pod)
+
+
+def test_a_pod_on_the_hosts_network_is_called_as_the_node(pods: PodLab, cri: CriClient) -> None:
+    """kubelet gives it no name, and containerd a file with the node's."""
+    pod = cri.run_pod("kata-qemu", pods.host.logs, host_network=True)
+    container = cri.run(pod, pods.image("plain"), *SLEEP)
+    assert cri.read(container, "hostname") == f"{socket.gethostname()}\n"
+    assert cri.read(container, "cat", "/etc/hostname") == f"{socket.gethostname()}\n"
     cri.end_pod(pod)
 
 

@@ -152,7 +152,7 @@ class CriClient:
         return CRI.new(
             "PodConfig",
             metadata=CRI.new("PodMetadata", name=name, uid=uid, namespace="default"),
-            hostname=name,
+            hostname="" if host_network else name,
             log_directory=directory,
             annotations=annotations or {},
             port_mappings=ports or [],

@@ -38,8 +38,7 @@ class Namespaces:
 
         def work() -> None:
             syscalls.unshare(syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS)
-            if hostname:
-                socket.sethostname(hostname)
+            socket.sethostname(hostname)
             for kind in (IPC, UTS):
                 self.keep(kind, f"/proc/self/task/{threading.get_native_id()}/ns/{kind}")
 

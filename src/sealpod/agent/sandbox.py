@@ -49,7 +49,8 @@ RESERVED: Final = ("sandbox", "image", "shared", HOLDER)
 MAX_CONTAINERS: Final = 64
 
 _CONTAINER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
-_HOSTNAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}")
+_HOSTNAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+"""What sethostname(2) takes, as far as it can stand in ``/etc/hosts``; nodes have had underscores."""
 
 
 class Sandbox:
@@ -130,7 +131,7 @@ class Sandbox:
             socket.sethostname(hostname)
             self._hostname = hostname
         self.id = request.sandbox_id
-        self._namespaces.make(hostname)
+        self._namespaces.make(self._hostname)
         self._files = namefiles.write(self._directory, self._resolv_conf, self._hostname, request.dns)
         for storage in request.storages:
             self.volumes.make(storage)

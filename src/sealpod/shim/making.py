@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from typing import Any, Final
 
 from sealpod.errors import (
@@ -158,7 +159,8 @@ def pod_request(
         config_path=_config_path(request),
         annotations=annotations,
         netns=_network_namespace(config),
-        hostname=str(config.get("hostname") or ""),
+        # On the host's network a pod has no name of its own; with runc, too, it sees the node's.
+        hostname=str(config.get("hostname") or socket.gethostname()),
         dns=_dns(config),
         socket=pod.context.socket,
         bundle=request.bundle,

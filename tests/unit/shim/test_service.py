@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -361,5 +362,15 @@ def test_the_request_for_the_pods_machine(play: Callable[[Scenario], None], tmp_
         assert asked.hostname == "web"
         await bench.create("one", "container")
         assert bench.guest.named("CreateContainer")[0].OCI.Linux.Sysctl == {"kernel.shm_rmid_forced": "1"}
+
+    play(scenario)
+
+
+def test_a_pod_without_a_name_has_the_nodes(play: Callable[[Scenario], None]) -> None:
+    """kubelet names no pod on the host's network; containerd's ``HOSTNAME`` for it is the node's name."""
+
+    async def scenario(bench: Bench) -> None:
+        await bench.create("pod", "sandbox", edit=lambda config: config.update(hostname=""))
+        assert bench.requests[0].hostname == socket.gethostname()
 
     play(scenario)
