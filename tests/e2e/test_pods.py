@@ -41,6 +41,7 @@ SLEEP = ("sleep", "100000")
 SERVE = ("httpd", "-f", "-p", "80", "-h", "/www")
 KINDS = [("kata-qemu", "plain"), (CONFIDENTIAL, "encrypted"), ("offline", "encrypted"), ("es", "encrypted")]
 MIB = 1 << 20
+BIDIRECTIONAL = 2  # of CRI's MountPropagation
 
 
 @pytest.fixture
@@ -243,6 +244,19 @@ def test_directories_are_brought_in_and_followed(
         time.sleep(0.2)
     # A key that is no more is no more there either.
     assert cri.read(container, "ls", "-A", "/etc/settings") == "..2\n..data\nkey\n"
+
+
+def test_mounts_for_the_node_are_refused(pods: PodLab, cri: CriClient, web: Pod, tmp_path: Path) -> None:
+    """``mountPropagation: Bidirectional``, as drivers of volumes ask for it."""
+    mounts = {"/driver": str(tmp_path)}
+    cnikit.run("mount", "--bind", "--make-shared", str(tmp_path), str(tmp_path))
+    try:
+        with pytest.raises(grpc.RpcError) as caught:
+            cri.run(web, pods.image("plain"), *SLEEP, name="driver", mounts=mounts, propagation=BIDIRECTIONAL)
+    finally:
+        cnikit.run("umount", str(tmp_path))
+    assert "would not be seen on the node" in str(caught.value)
+    assert "[shim.volume]" in str(caught.value)
 
 
 def test_last_words_come_back(pods: PodLab, cri: CriClient, web: Pod, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ PullImageResponse image_ref=1:string
 ImageRequest image=1:ImageSpec
 ImageStatusResponse image=1:Image
 Image id=1:string repo_tags=2:*string repo_digests=3:*string size=4:uint64
-Mount container_path=1:string host_path=2:string readonly=3:bool
+Mount container_path=1:string host_path=2:string readonly=3:bool propagation=5:enum
 Env key=1:string value=2:string
 Resources cpu_period=1:int64 cpu_quota=2:int64 cpu_shares=3:int64 memory_limit_in_bytes=4:int64
   oom_score_adj=5:int64 unified=9:map
@@ -230,6 +230,7 @@ class CriClient:
         env: dict[str, str] | None = None,
         mounts: dict[str, str] | None = None,
         limits: dict[str, Any] | None = None,
+        propagation: int = 0,
         share_pids: bool = False,
         security: dict[str, Any] | None = None,
         **fields: Any,
@@ -247,7 +248,7 @@ class CriClient:
             args=list(args),
             envs=[CRI.new("Env", key=key, value=value) for key, value in (env or {}).items()],
             mounts=[
-                CRI.new("Mount", container_path=inside, host_path=outside)
+                CRI.new("Mount", container_path=inside, host_path=outside, propagation=propagation)
                 for inside, outside in (mounts or {}).items()
             ],
             log_path=f"{name}.log",

@@ -4,13 +4,14 @@
 ==========================================  =====================================================
 mount                                       in the guest
 ==========================================  =====================================================
-/proc, /sys, /dev and below                 the agent's own, unless an emptyDir is meant
+/proc, /sys, /dev, their parts              the agent's own, unless an emptyDir is meant
 tmpfs                                       tmpfs
 emptyDir with medium Memory                 one tmpfs for the pod (storage ``ephemeral``)
 emptyDir                                    one directory for the pod (storage ``local``)
 /dev/shm                                    the pod's, unless an emptyDir is meant
 a volume the image declares                 the image's own directory, writable
 a persistent volume, not read-only          refused: what is written would be lost
+mounts that are to show on the node         refused (``mountPropagation: Bidirectional``)
 any other directory or file                 a copy, refreshed while kubelet changes the original
 /dev/termination-log                        a copy, brought back when the container has ended
 ==========================================  =====================================================
@@ -30,7 +31,7 @@ from typing import Any, Final
 
 from sealpod.errors import OperationError, RefusedError, SealpodError, UsageError
 from sealpod.sandbox.agent import AgentClient
-from sealpod.shim import kubeletvolume, lastwords
+from sealpod.shim import devices, kubeletvolume, lastwords
 from sealpod.shim.agentspec import rootfs_path
 from sealpod.shim.copying import Tree, copy_file
 from sealpod.shim.kubeletvolume import KubeletVolume
@@ -44,7 +45,9 @@ BLOCKED: Final = "CopyFileRequest is blocked"
 """The agent's words when the pod's owner lets the host bring in no files."""
 DISPENSABLE: Final = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf", lastwords.USUAL)
 """What the guest has of its own, or can be without, when no files may be brought in."""
-_OWN: Final = ("/proc", "/sys", "/dev")
+_KERNELS: Final = ("/proc", "/sys")
+_OWN: Final = frozenset((*_KERNELS, "/dev", "/dev/pts", "/dev/mqueue", SHARED_MEMORY, *devices.STANDARD))
+_OUTWARDS: Final = frozenset(("shared", "rshared"))
 _IMAGES: Final = re.compile(r"/containers/[^/]+/volumes/[0-9a-f]{64}$")
 """Where containerd makes a directory for a ``VOLUME`` of the image, which it would fill from its snapshot."""
 _KEPT_OPTIONS: Final = ("ro", "rw", "nosuid", "nodev", "noexec", "bind", "rbind")
@@ -83,6 +86,8 @@ class Volumes:
                 continue
             if kind not in ("bind", "") and "bind" not in options and "rbind" not in options:
                 continue  # cgroup, mqueue and the like: the agent's own
+            if _OUTWARDS.intersection(options):
+                raise _outwards(destination)
             if empty is not None:
                 place = self._empty(empty, storages)
             elif _IMAGES.search(source):
@@ -179,9 +184,23 @@ def _blocked(destination: str) -> RefusedError:
     )
 
 
+def _outwards(destination: str) -> UsageError:
+    return UsageError(
+        f"what the container mounts below {destination} would not be seen on the node: a guest shares no "
+        "mounts with it",
+        code="shim.volume",
+        remedy="mount the volume without `mountPropagation: Bidirectional`",
+    )
+
+
 def _is_guests_own(destination: str, kind: str, source: str) -> bool:
-    """Whether the agent has something of its own there."""
-    if destination == SHARED_MEMORY:
+    """Whether the agent has something of its own there, which what the host has is no better than."""
+    place = os.path.normpath(f"/{destination.lstrip('/')}")
+    if place in _OWN:
         return True
-    below = any(destination == own or destination.startswith(f"{own}/") for own in _OWN)
-    return below and (kind != "bind" or not os.path.isfile(source))
+    inside = _below(place, _KERNELS)
+    return inside and (kind != "bind" or (_below(source, _KERNELS) and not os.path.isfile(source)))
+
+
+def _below(path: str, places: Sequence[str]) -> bool:
+    return any(path == place or path.startswith(f"{place}/") for place in places)

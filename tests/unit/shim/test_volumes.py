@@ -297,6 +297,50 @@ def test_the_guests_own_mounts_are_left_to_it(tmp_path: Path) -> None:
     play(scenario)
 
 
+def test_mounts_that_are_to_show_on_the_node_are_refused(tmp_path: Path) -> None:
+    """``mountPropagation: Bidirectional``; what the node mounts later does not come in, but harms nobody."""
+    scratch = tmp_path / "kubernetes.io~empty-dir/scratch"
+    scratch.mkdir(parents=True)
+
+    async def scenario(store: Store, volumes: Volumes) -> None:
+        for source in (tmp_path, scratch):
+            with pytest.raises(UsageError, match="/x would not be seen on the node") as caught:
+                await volumes.bring("one", [bind(source, "/x", "rshared")])
+            assert caught.value.code == "shim.volume"
+        found, _ = await volumes.bring("two", [bind(tmp_path, "/x", "rslave")])
+        assert len(found) == 1
+        volumes.forget("two")
+
+    play(scenario)
+
+
+def test_volumes_below_the_kernels_places_are_not_left_out(tmp_path: Path) -> None:
+    """The kernel's own, of the host, is the guest's own; anything else is brought there or refused."""
+    (tmp_path / "key").write_text("x")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    mounts = [
+        bind("/dev", "/dev"),
+        bind("/dev", "//dev/"),
+        bind("/sys/kernel", "/sys/kernel"),
+        bind("/dev/null", "/dev/null"),
+        {"destination": "/dev/pts", "type": "devpts", "source": "devpts"},
+        bind(tmp_path, "/dev/settings"),
+        bind(tmp_path, "/sys/settings"),
+        {"destination": "/dev/scratch", "type": "tmpfs", "source": "tmpfs", "options": []},
+    ]
+
+    async def scenario(store: Store, volumes: Volumes) -> None:
+        found, _ = await volumes.bring("one", mounts)
+        assert [one.destination for one in found] == ["/dev/settings", "/sys/settings", "/dev/scratch"]
+        with pytest.raises(UsageError) as caught:
+            await volumes.bring("one", [bind(pipe, "/dev/tun")])
+        assert caught.value.code == "shim.volume"
+        volumes.forget("one")
+
+    play(scenario)
+
+
 def test_what_cannot_be_copied_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copying, "MAX_FILES", 3)
     pipe = tmp_path / "pipe"
