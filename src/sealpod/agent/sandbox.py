@@ -7,6 +7,7 @@ What lies below ``root`` (``/run/kata-containers``)::
     sandbox/{shm,ephemeral/...}            volumes in memory
     shared/containers/...                  files the host copied; plain volumes
     image/<n>/<layer>                      unpacked images
+    sandbox-holder/config.json             OCI bundle of what holds a shared pid namespace
     <container>/config.json                OCI bundle; also upper, work and rootfs of its overlay, and volumes
 
 Nothing half-made stays: a container whose creation fails is taken apart again.
@@ -108,7 +109,8 @@ class Sandbox:
 
         with self._lock:
             if self._holder is None:
-                directory = os.path.join(self._directory, "holder")
+                # Not below `sandbox`, where volumes are: a container could write what crun is to do.
+                directory = os.path.join(self._root, HOLDER)
                 self._holder = Holder(HOLDER, directory, self._runtime, self._reaper, self._namespaces)
         return self._holder.path(self.creating)
 

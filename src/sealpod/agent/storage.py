@@ -124,7 +124,8 @@ def _mount_memory(storage: Message, directory: int, group: int | None, mode: int
     if group is not None:
         words += [f"gid={group}"]
     words = [word for word in words if not word.startswith("mode=")] + [f"mode={mode:o}"]
-    place = os.readlink(f"/proc/self/fd/{directory}")
+    # By descriptor: the directory may lie in a volume, where a container could put a link in its place.
+    place = f"/proc/self/fd/{directory}"
     syscalls.mount("tmpfs", place, "tmpfs", _flags(storage.options), ",".join(words))
 
 

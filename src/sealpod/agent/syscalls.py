@@ -18,7 +18,6 @@ MS_RDONLY: Final = 0x1
 MS_NOSUID: Final = 0x2
 MS_NODEV: Final = 0x4
 MS_NOEXEC: Final = 0x8
-MS_REMOUNT: Final = 0x20
 MS_BIND: Final = 0x1000
 MS_PRIVATE: Final = 0x40000
 MNT_DETACH: Final = 2
@@ -44,6 +43,16 @@ RESOLVE_NO_MAGICLINKS: Final = 0x02
 RESOLVE_NO_SYMLINKS: Final = 0x04
 RESOLVE_BENEATH: Final = 0x08
 FINIT_MODULE: Final = 313
+
+# open_tree(2), move_mount(2), mount_setattr(2), linux/mount.h
+OPEN_TREE: Final = 428
+MOVE_MOUNT: Final = 429
+MOUNT_SETATTR: Final = 442
+OPEN_TREE_CLONE: Final = 0x1
+MOVE_FROM_EMPTY_PATH: Final = 0x04
+MOVE_TO_EMPTY_PATH: Final = 0x40
+AT_EMPTY_PATH: Final = 0x1000
+AT_FDCWD: Final = -100
 
 _libc: ctypes.CDLL | None = None
 
@@ -95,15 +104,25 @@ def set_limit(kind: int, most: int) -> None:
 def bind(source: int, target: int | str, flags: int = 0) -> None:
     """Mount what the descriptor ``source`` is at ``target``, a descriptor or a path; ``flags`` are MS_*.
 
-    Descriptors, because nobody can put a link in the place of an open directory.
+    Descriptors, because nobody can put a link in the place of an open directory; and the mount has its flags
+    before anybody can see it. MOUNT_ATTR_* has the values of MS_* for the four flags of a mount.
     """
-    here = f"/proc/self/fd/{target}" if isinstance(target, int) else target
-    mount(f"/proc/self/fd/{source}", here, "", MS_BIND)
-    if flags:
-        # A bind mount takes its flags from its source until it is mounted again. By path: the descriptor
-        # is of what lies below the mount.
-        path = os.readlink(here) if isinstance(target, int) else target
-        mount("", path, "", MS_BIND | MS_REMOUNT | flags)
+    import ctypes
+
+    empty, attributes = ctypes.c_char_p(b""), (ctypes.c_uint64 * 4)(flags, 0, 0, 0)
+    made = ctypes.c_uint(OPEN_TREE_CLONE | os.O_CLOEXEC | AT_EMPTY_PATH)
+    tree = _call("syscall", ctypes.c_long(OPEN_TREE), ctypes.c_int(source), empty, made)
+    try:
+        here = ctypes.c_int(tree)
+        if flags:
+            options = (ctypes.c_uint(AT_EMPTY_PATH), attributes, ctypes.c_size_t(ctypes.sizeof(attributes)))
+            _call("syscall", ctypes.c_long(MOUNT_SETATTR), here, empty, *options)
+        directory, path = (target, "") if isinstance(target, int) else (AT_FDCWD, target)
+        how = MOVE_FROM_EMPTY_PATH | (0 if path else MOVE_TO_EMPTY_PATH)
+        where = (ctypes.c_int(directory), os.fsencode(path), ctypes.c_uint(how))
+        _call("syscall", ctypes.c_long(MOVE_MOUNT), here, empty, *where)
+    finally:
+        os.close(tree)
 
 
 def open_below(directory: int, path: str, flags: int, *, links: bool) -> int:

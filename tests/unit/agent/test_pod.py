@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -403,7 +404,13 @@ def test_other_kernel_parameters_are_refused(pod: Guest, name: str) -> None:
 @pytest.mark.skipif(not shutil.which("catatonit"), reason="needs catatonit")
 def test_process_ids_are_shared_on_request(pod: Guest) -> None:
     script = "cat /proc/1/comm; echo $$; echo /proc/1/root/*"
+    # A volume where the holder's bundle would be found if volumes could be in its way.
+    taken = volume(pod, "ephemeral", "sandbox/holder", "mode=0777")
+    assert run(
+        pod, "pids0", "echo mine > /it/config.json", storages=[taken], binds=[("/it", taken.mount_point)]
+    )
     status, output = run(pod, "pids1", script, pidns=True)
+    assert Path(inside(pod, f"{taken.mount_point}/config.json")).read_text() == "mine\n"
     assert (status, output.splitlines()[0]) == (0, "pause")
     assert output.splitlines()[-1] == "/proc/1/root/*"  # not to be looked into
     again = run(pod, "pids2", script, pidns=True)[1]
