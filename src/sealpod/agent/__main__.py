@@ -43,7 +43,8 @@ def run(console: Console) -> None:
     reaper = Reaper()
     reaper.start()
     silent = not settings.endpoints.allows("ReadStreamRequest")
-    service = Service(Sandbox(images.pull, reaper, Runtime(reaper), silent=silent))
+    sandbox = Sandbox(images.pull, reaper, Runtime(reaper), silent=silent, privileged=settings.privileged)
+    service = Service(sandbox)
     ended = threading.Event()
     after = {(AGENT, "DestroySandbox"): ended.set}
 

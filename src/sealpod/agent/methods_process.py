@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from typing import Any, Final
 
-from sealpod.agent import limits, spec
+from sealpod.agent import limits, privileges, spec
 from sealpod.agent.process import Process
 from sealpod.agent.sandbox import Sandbox
 from sealpod.agent.stdio import STDERR, STDOUT
@@ -91,6 +91,8 @@ class ProcessMethods:
         self._process(request).stdio.resize(request.row, request.column)
 
     def _exec_process(self, request: Message) -> None:
+        if not self._sandbox.privileged:
+            privileges.check(request.process)
         container = self._sandbox.get(request.container_id)
         container.run(request.exec_id, exec_document(container.directory, request), self._sandbox.creating)
 

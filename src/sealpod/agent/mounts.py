@@ -100,11 +100,19 @@ def termination_log(request: Message, staged: Mapping[str, str]) -> str:
 
 
 def compose(
-    request: Message, staged: Mapping[str, str], files: Sequence[tuple[str, str]], shm: str = ""
+    request: Message,
+    staged: Mapping[str, str],
+    files: Sequence[tuple[str, str]],
+    shm: str = "",
+    *,
+    writable: bool = True,
 ) -> list[dict[str, Any]]:
-    """The mounts of ``config.json``. ``files`` are shown unless the request has something at their place."""
+    """The mounts of ``config.json``. ``files`` are shown unless the request has something at their place.
+
+    ``writable``: the kernel's own file systems are, where the request says so.
+    """
     taken = {mount.destination for mount in request.Mounts}
-    mounts = [_ours(request, *mount, shm) for mount in OURS]
+    mounts = [_ours(request, *mount, shm, writable) for mount in OURS]
     for mount in request.Mounts:
         if is_bind(mount):
             if mount.source in staged:
@@ -133,11 +141,15 @@ def memory(destination: str) -> dict[str, Any]:
     return _mount("tmpfs", destination, "tmpfs", ("nosuid", "noexec", "mode=755", "size=64k"))
 
 
-def _ours(request: Message, destination: str, kind: str, options: Sequence[str], shm: str) -> dict[str, Any]:
+def _ours(
+    request: Message, destination: str, kind: str, options: Sequence[str], shm: str, writable: bool
+) -> dict[str, Any]:
     if destination == SHM and shm:
         return _mount(shm, SHM, "bind", ("bind", *_SAFE))
-    if destination in (SYS, CGROUP) and any(
-        mount.destination == destination and "rw" in mount.options for mount in request.Mounts
+    if (
+        writable
+        and destination in (SYS, CGROUP)
+        and any(mount.destination == destination and "rw" in mount.options for mount in request.Mounts)
     ):
         options = [option for option in options if option != "ro"]  # as a privileged container has it
     return _mount(kind, destination, kind, options)

@@ -34,6 +34,8 @@ class Parameters(NamedTuple):
     """Run signed images only. Not built yet: pulling is refused while it is set."""
     endpoints: Endpoints = Endpoints()
     """Which calls of the host are answered."""
+    privileged: bool = True
+    """Whether containers may have rights that reach into the guest; where there are keys, only if said."""
 
 
 def parse(cmdline: str) -> Parameters:
@@ -56,11 +58,12 @@ def parse(cmdline: str) -> Parameters:
         debug=found.get("log", found.get("log_level", "info")) in ("debug", "trace"),
         verify_signatures=_flag(found, "enable_signature_verification"),
         endpoints=endpoints.parse(found.get("allowed_endpoints"), found.get("blocked_endpoints", "")),
+        privileged=_flag(found, "privileged_containers", default=not found.get("aa_kbc_params")),
     )
 
 
-def _flag(found: dict[str, str], name: str) -> bool:
-    value = found.get(name, "false").lower()
+def _flag(found: dict[str, str], name: str, *, default: bool = False) -> bool:
+    value = found.get(name, str(default)).lower()
     if value in TRUE or value in FALSE:
         return value in TRUE
     raise UsageError(

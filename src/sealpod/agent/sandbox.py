@@ -67,12 +67,15 @@ class Sandbox:
         resolv_conf: str = RESOLV_CONF,
         namespaces: Namespaces | None = None,
         silent: bool = False,
+        privileged: bool = True,
     ) -> None:
         self._pull = puller
         self._reaper = reaper
         self._runtime = runtime
         self._root = root
         self._silent = silent
+        self.privileged = privileged
+        """Whether containers may have rights that reach into the guest."""
         self._resolv_conf = resolv_conf
         self._directory = os.path.join(root, "sandbox")
         shared = os.path.join(root, "shared")
@@ -210,7 +213,7 @@ class Sandbox:
         directory = os.path.join(self._root, container_id)
         rootfs_path = os.path.join(directory, "rootfs")
         reference = merge.image(request, rootfs_path)
-        spec.refuse(request.OCI)
+        spec.refuse(request.OCI, privileged=self.privileged)
         self._set_parameters(request.OCI.Linux)
         for storage in request.storages:
             if storage.driver != IMAGE_GUEST_PULL:
@@ -249,6 +252,7 @@ class Sandbox:
             mounts.stage(asked, directory, sources.open),
             shared,
             shm if self.volumes.has(shm) else "",
+            self.privileged,
         )
 
     def _launch(

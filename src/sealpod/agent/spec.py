@@ -7,7 +7,8 @@ reach for the guest's own parts is refused rather than left out in silence: moun
 volumes', namespaces by path, the host's devices, sysctls that are not a pod's own.
 
 A request that names capabilities describes its process whole, as containerd does; then its privileges, masked
-and read-only paths count as they stand. One that does not gets Docker's defaults.
+and read-only paths count as they stand. One that does not gets Docker's defaults. In a guest that holds keys
+what is masked or read-only by default stays so, and :mod:`sealpod.agent.privileges` has a word to say.
 
 Containers have their own pid (unless the pod shares one), mount and cgroup namespaces, share the sandbox's
 ipc and uts namespaces and the VM's network. Device rules are ours: the standard devices and no others.
@@ -18,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from sealpod.agent import limits, mounts
+from sealpod.agent import limits, mounts, privileges
 from sealpod.errors import UsageError
 from sealpod.wire.agentapi import OOM_GROUP
 from sealpod.wire.message import Message
@@ -101,18 +102,22 @@ class Bundle(NamedTuple):
     """Paths of the namespaces to join, by type."""
     shm: str = ""
     """The pod's shared memory, if it has one of its own."""
+    privileged: bool = True
+    """Whether a container may be given what reaches into the guest."""
 
 
 def compose(request: Message, process: Process, bundle: Bundle) -> dict[str, Any]:
     """``config.json`` for ``request`` (a ``grpc.Spec``). Raises :class:`UsageError` (``container.spec``)."""
-    refuse(request)
-    whole = describes_all(request.Process)
+    refuse(request, privileged=bundle.privileged)
+    as_asked = describes_all(request.Process) and bundle.privileged
     linux = request.Linux
     document: dict[str, Any] = {
         "ociVersion": OCI_VERSION,
         "process": compose_process(request.Process, process, request.Annotations),
         "root": {"path": bundle.rootfs, "readonly": request.Root.Readonly},
-        "mounts": mounts.compose(request, bundle.volumes, bundle.files, bundle.shm),
+        "mounts": mounts.compose(
+            request, bundle.volumes, bundle.files, bundle.shm, writable=bundle.privileged
+        ),
         "linux": {
             "namespaces": [_namespace(name, bundle.namespaces) for name in NAMESPACES],
             "cgroupsPath": f"{CGROUP_PARENT}/{bundle.container_id}",
@@ -121,8 +126,8 @@ def compose(request: Message, process: Process, bundle: Bundle) -> dict[str, Any
                 **limits.resources(linux.Resources),
                 **_unified(request.Annotations),
             },
-            "maskedPaths": list(linux.MaskedPaths) if whole else _union(MASKED, linux.MaskedPaths),
-            "readonlyPaths": list(linux.ReadonlyPaths) if whole else _union(READ_ONLY, linux.ReadonlyPaths),
+            "maskedPaths": _paths(() if as_asked else MASKED, linux.MaskedPaths),
+            "readonlyPaths": _paths(() if as_asked else READ_ONLY, linux.ReadonlyPaths),
         },
     }
     if "uts" not in bundle.namespaces:
@@ -137,8 +142,10 @@ def describes_all(process: Message) -> bool:
     return process.has("Capabilities")
 
 
-def refuse(request: Message) -> None:
+def refuse(request: Message, *, privileged: bool = True) -> None:
     """Say no to what this agent does not do; leaving it out silently would run something else."""
+    if not privileged:
+        privileges.check(request.Process)
     linux = request.Linux
     reasons = [
         (any(namespace.Path for namespace in linux.Namespaces), "namespaces by path"),
@@ -206,5 +213,5 @@ def _namespace(name: str, shared: Mapping[str, str]) -> dict[str, str]:
     return {"type": name, "path": shared[name]} if name in shared else {"type": name}
 
 
-def _union(defaults: Sequence[str], asked: Sequence[str]) -> list[str]:
+def _paths(defaults: Sequence[str], asked: Sequence[str]) -> list[str]:
     return list(dict.fromkeys((*defaults, *asked)))

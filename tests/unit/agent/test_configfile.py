@@ -38,7 +38,7 @@ def path(tmp_path: Path) -> Path:
 def test_the_file_alone(path: Path) -> None:
     found = parse(f"quiet agent.config_file={path}")
     assert found == Parameters(
-        "offline_sev_kbc::null", ("one:1", "two:2"), True, True, Endpoints(found.endpoints.allowed)
+        "offline_sev_kbc::null", ("one:1", "two:2"), True, True, Endpoints(found.endpoints.allowed), False
     )
     refusals = found.endpoints.refusals()
     assert refusals[AGENT, "ExecProcess"] == "ExecProcessRequest is blocked"
@@ -52,7 +52,10 @@ def test_the_command_line_wins(path: Path) -> None:
         "agent.enable_signature_verification=false agent.allowed_endpoints=CopyFileRequest"
     )
     assert parse(line) == Parameters(
-        "online_sev_kbc::h:1", ("one:1", "two:2"), False, False, Endpoints(frozenset({"CopyFileRequest"}))
+        "online_sev_kbc::h:1",
+        ("one:1", "two:2"),
+        endpoints=Endpoints(frozenset({"CopyFileRequest"})),
+        privileged=False,
     )
 
 

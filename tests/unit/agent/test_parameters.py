@@ -22,7 +22,11 @@ def test_everything_said() -> None:
         "agent.insecure_registries=10.0.2.2:5000,registry.example agent.enable_signature_verification=true\n"
     )
     assert parse(line) == Parameters(
-        "online_sev_kbc::10.0.2.2:44444", ("10.0.2.2:5000", "registry.example"), True, True
+        "online_sev_kbc::10.0.2.2:44444",
+        ("10.0.2.2:5000", "registry.example"),
+        True,
+        True,
+        privileged=False,
     )
 
 
@@ -37,6 +41,21 @@ def test_the_last_one_counts() -> None:
 )
 def test_flags(value: str, verify: bool) -> None:
     assert parse(f"agent.enable_signature_verification{value}").verify_signatures is verify
+
+
+@pytest.mark.parametrize(
+    ("line", "privileged"),
+    [
+        ("", True),
+        ("agent.privileged_containers=false", False),
+        ("agent.aa_kbc_params=offline_sev_kbc::null", False),
+        ("agent.aa_kbc_params=offline_sev_kbc::null agent.privileged_containers=true", True),
+    ],
+)
+def test_privileged_containers_are_for_guests_without_keys_unless_it_is_said(
+    line: str, privileged: bool
+) -> None:
+    assert parse(line).privileged is privileged
 
 
 def test_a_flag_that_is_neither_is_an_error_rather_than_off() -> None:

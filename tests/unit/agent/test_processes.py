@@ -15,12 +15,17 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from sealpod.agent import stats
-from sealpod.agent.container import MAX_EXECS
+from sealpod.agent.container import MAX_EXECS, Container
+from sealpod.agent.methods_process import ProcessMethods
+from sealpod.agent.sandbox import Sandbox
+from sealpod.errors import RefusedError
+from sealpod.wire.agentapi import MESSAGES
 from sealpod.wire.pb import agent_pb2, oci_pb2
 
 if TYPE_CHECKING:
@@ -72,6 +77,17 @@ def running(guest: Guest, request: pytest.FixtureRequest) -> Iterator[str]:
     guest.client.call("StartContainer", agent_pb2.StartContainerRequest(container_id=name))
     yield name
     guest.client.call("RemoveContainer", agent_pb2.RemoveContainerRequest(container_id=name))
+
+
+def test_a_process_in_a_guest_with_keys_has_no_privileges_of_its_own() -> None:
+    def get(_: str) -> Container:
+        pytest.fail("it was run")
+
+    methods = ProcessMethods(cast("Sandbox", SimpleNamespace(privileged=False, get=get)))
+    asked = agent_pb2.ExecProcessRequest(process=oci_pb2.Process(Args=["/bin/sh"]))
+    asked.process.Capabilities.Effective.append("CAP_SYS_ADMIN")
+    with pytest.raises(RefusedError, match="CAP_SYS_ADMIN"):
+        methods.table()["ExecProcess"](MESSAGES.decode("ExecProcessRequest", asked.SerializeToString()))
 
 
 def test_a_process_has_its_own_streams_and_status(guest: Guest, running: str) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from sealpod.agent import limits, spec
+from sealpod.agent import limits, privileges, spec
 from sealpod.agent.spec import Bundle, Process, compose
-from sealpod.errors import UsageError
+from sealpod.errors import RefusedError, UsageError
 from sealpod.wire.agentapi import MESSAGES, OOM_GROUP
 from sealpod.wire.pb import oci_pb2
 
@@ -179,6 +179,39 @@ def test_a_privileged_containers_sys_is_written_to() -> None:
 
     shown = {mount["destination"]: mount["options"] for mount in composed(change)["mounts"]}
     assert "ro" not in shown["/sys"]
+    assert "ro" in shown["/sys/fs/cgroup"]
+
+
+GUARDED = BUNDLE._replace(privileged=False)
+
+
+@pytest.mark.parametrize("part", ["Bounding", "Effective", "Inheritable", "Permitted", "Ambient"])
+def test_no_capability_that_reaches_into_a_guest_with_keys(part: str) -> None:
+    for name in sorted(privileges.ESCAPES):
+        with pytest.raises(RefusedError, match=name) as caught:
+            composed(
+                lambda r, name=name: getattr(r.Process.Capabilities, part).extend(["CAP_KILL", name]),
+                bundle=GUARDED,
+            )
+        assert caught.value.code == "container.privileged"
+    assert privileges.ESCAPES <= spec.KNOWN_CAPABILITIES
+    assert not privileges.ESCAPES & set(spec.CAPABILITIES)
+
+
+def test_what_is_masked_stays_masked_in_a_guest_with_keys() -> None:
+    """Else root of a container, without any capability, has the kernel start a program of its own choice."""
+
+    def change(request: Any) -> None:
+        request.Process.Capabilities.Bounding.append("CAP_KILL")
+        request.Linux.ReadonlyPaths.append("/opt")
+        for place in ("/sys", "/sys/fs/cgroup"):
+            request.Mounts.add(destination=place, source="x", type="sysfs", options=["rw"])
+
+    document = composed(change, bundle=GUARDED)
+    assert set(document["linux"]["maskedPaths"]) >= set(spec.MASKED)
+    assert set(document["linux"]["readonlyPaths"]) == {*spec.READ_ONLY, "/opt"}
+    shown = {mount["destination"]: mount["options"] for mount in document["mounts"]}
+    assert "ro" in shown["/sys"]
     assert "ro" in shown["/sys/fs/cgroup"]
 
 
