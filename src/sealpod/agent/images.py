@@ -93,7 +93,8 @@ class Images:
         self._ready.wait()
         reference = ImageReference.parse(text)
         self._console.debug(f"pulling {reference}")
-        return pull(self._source(reference), reference, self._keys.unwrap, self._store)
+        only = self._parameters.encrypted_only
+        return pull(self._source(reference), reference, self._keys.unwrap, self._store, encrypted_only=only)
 
     def _source(self, reference: ImageReference) -> ImageSource:
         from sealpod.registry.transports import Access, registry_source

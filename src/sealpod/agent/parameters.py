@@ -34,6 +34,8 @@ class Parameters(NamedTuple):
     """Run signed images only. Not built yet: pulling is refused while it is set."""
     endpoints: Endpoints = Endpoints()
     """Which calls of the host are answered."""
+    encrypted_only: bool = False
+    """Run images only whose every layer is encrypted."""
     privileged: bool = True
     """Whether containers may have rights that reach into the guest; where there are keys, only if said."""
 
@@ -58,6 +60,7 @@ def parse(cmdline: str) -> Parameters:
         debug=found.get("log", found.get("log_level", "info")) in ("debug", "trace"),
         verify_signatures=_flag(found, "enable_signature_verification"),
         endpoints=endpoints.parse(found.get("allowed_endpoints"), found.get("blocked_endpoints", "")),
+        encrypted_only=_flag(found, "encrypted_images_only"),
         privileged=_flag(found, "privileged_containers", default=not found.get("aa_kbc_params")),
     )
 

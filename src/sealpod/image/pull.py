@@ -5,11 +5,13 @@
 2. Of an index, the platform's manifest is fetched by digest and hashed in its turn.
 3. The configuration has the digest and size the manifest says (``image.config-*``), is for the platform
    (``image.platform``) and lists one diff_id per layer (``image.layer-count``).
-4. Every encrypted layer's key is unwrapped before a byte of any layer is fetched, so that a wrong key
+4. Where encrypted images alone may run, every layer is encrypted (``image.plain-layer``): somebody else's on
+   top could do with those below what it likes.
+5. Every encrypted layer's key is unwrapped before a byte of any layer is fetched, so that a wrong key
    (``image.wrong-key``) costs nothing.
-5. Each layer: blob size and digest, HMAC, digest before encryption, diff_id (``image.blob-*``,
+6. Each layer: blob size and digest, HMAC, digest before encryption, diff_id (``image.blob-*``,
    ``image.hmac``, ``image.layer-*``, ``image.diff-id``), unpacked while it streams into a temporary place.
-6. When all verdicts have fallen, the directory gets its final name.
+7. When all verdicts have fallen, the directory gets its final name.
 
 Nothing is taken from an earlier pull: configuration and diff_ids are the same for an encrypted image and its
 plain twin, so that a cache keyed by them would hand out one for the other. What the caller must still do:
@@ -22,7 +24,7 @@ from __future__ import annotations
 import os
 from contextlib import closing
 
-from sealpod.errors import DecodeError, SealpodError, UnavailableError, VerificationError
+from sealpod.errors import DecodeError, RefusedError, SealpodError, UnavailableError, VerificationError
 from sealpod.image.inflate import open_inflated
 from sealpod.image.layer import LayerKey, explained, open_compressed, unlock
 from sealpod.image.ports import ByteStream, ImageSource, KeyUnwrapper, Progress, RawManifest
@@ -68,6 +70,7 @@ def pull(
     platform: Platform | None = None,
     limits: Limits | None = None,
     progress: Progress | None = None,
+    encrypted_only: bool = False,
 ) -> PulledImage:
     """Pull ``reference`` from ``source`` into a new directory below ``store`` (made if missing).
 
@@ -75,6 +78,8 @@ def pull(
     occurs twice is listed once, where it is topmost: below itself it shows nothing.
     """
     image = resolve(source, reference.selector, platform or Platform())
+    if encrypted_only:
+        _refuse_plain(image.manifest)
     keys = [_unlock(i, layer, unwrap) for i, layer in enumerate(image.manifest.layers)]
     directory = make_temporary(store)
     try:
@@ -152,6 +157,19 @@ def _check_config(manifest: Manifest, config: ImageConfig, platform: Platform) -
         raise VerificationError(
             f"the manifest has {len(manifest.layers)} layers, the configuration {len(config.diff_ids)}",
             code="image.layer-count",
+        )
+
+
+def _refuse_plain(manifest: Manifest) -> None:
+    """Step 4. An image without layers is nobody's, too."""
+    plain = [not mediatypes.is_encrypted(layer.media_type) for layer in manifest.layers]
+    if any(plain) or not plain:
+        where = f"layer {plain.index(True) + 1} is not encrypted" if plain else "the image has no layers"
+        raise RefusedError(
+            f"this guest runs encrypted images only, and {where}",
+            code="image.plain-layer",
+            remedy="encrypt every layer; or leave agent.encrypted_images_only out, which changes the launch"
+            " digest",
         )
 
 

@@ -38,7 +38,12 @@ def path(tmp_path: Path) -> Path:
 def test_the_file_alone(path: Path) -> None:
     found = parse(f"quiet agent.config_file={path}")
     assert found == Parameters(
-        "offline_sev_kbc::null", ("one:1", "two:2"), True, True, Endpoints(found.endpoints.allowed), False
+        "offline_sev_kbc::null",
+        ("one:1", "two:2"),
+        True,
+        True,
+        Endpoints(found.endpoints.allowed),
+        privileged=False,
     )
     refusals = found.endpoints.refusals()
     assert refusals[AGENT, "ExecProcess"] == "ExecProcessRequest is blocked"

@@ -67,6 +67,14 @@ def test_a_bad_reference_is_refused_before_anything_is_asked() -> None:
     assert caught.value.code == "image.reference"
 
 
+def test_the_owners_word_about_plain_images_reaches_the_pull(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr("sealpod.image.pull.pull", lambda *_, encrypted_only: asked.append(encrypted_only))
+    images(encrypted_only=True).pull("registry.example/x")
+    images().pull("registry.example/x")
+    assert asked == [True, False]
+
+
 def test_loopback_is_no_exception_from_tls() -> None:
     """In a guest nobody's registry runs on loopback; plain HTTP needs the measured command line's word."""
     with pytest.raises(SealpodError) as caught:

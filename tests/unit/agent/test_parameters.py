@@ -58,6 +58,11 @@ def test_privileged_containers_are_for_guests_without_keys_unless_it_is_said(
     assert parse(line).privileged is privileged
 
 
+def test_encrypted_images_only() -> None:
+    assert not parse("").encrypted_only
+    assert parse("agent.encrypted_images_only=true").encrypted_only
+
+
 def test_a_flag_that_is_neither_is_an_error_rather_than_off() -> None:
     with pytest.raises(UsageError, match="enable_signature_verification=maybe"):
         parse("agent.enable_signature_verification=maybe")

@@ -348,6 +348,42 @@ def test_a_plain_layer_under_the_encrypted_image(plain: MemoryStore, sealed: Mem
     refuse(sealed, store, "image.diff-id", VerificationError, unwrapper())
 
 
+def test_where_only_encrypted_images_run_no_plain_layer_gets_on_top(
+    plain: MemoryStore, sealed: MemoryStore, store: str
+) -> None:
+    """The host's own layer over the owner's: digests fit, since the host writes the configuration as well."""
+    put_image(plain, "evil", [make_tar([member("steal", content=b"evil")])])
+    mixed = MemoryStore()
+    mixed.blobs = {**plain.blobs, **sealed.blobs}
+    evil = json.loads(plain.manifests["evil"].body)
+    document = json.loads(sealed.manifests["v1"].body)
+    document["layers"].append(evil["layers"][0])
+    config = json.loads(sealed.blobs[document["config"]["digest"]])
+    config["rootfs"]["diff_ids"] += json.loads(plain.blobs[evil["config"]["digest"]])["rootfs"]["diff_ids"]
+    data = json.dumps(config).encode()
+    mixed.blobs[str(Digest.of(data))] = data
+    document["config"] |= {"digest": str(Digest.of(data)), "size": len(data)}
+    mixed.put_manifest("v1", RawManifest("", json.dumps(document).encode()))
+    assert len(take(mixed, store, unwrapper()).layers) == 3  # as anywhere: encryption is no signature
+
+    def asked(_: AnnotationPacket) -> SecretBytes:
+        pytest.fail("a key was asked for")
+
+    for source in (mixed, plain):
+        with pytest.raises(RefusedError, match="is not encrypted") as caught:
+            pull(source, TAG, asked, store, encrypted_only=True)
+        assert caught.value.code == "image.plain-layer"
+    assert len(pull(sealed, TAG, unwrapper(), store, encrypted_only=True).layers) == 2
+
+
+def test_an_image_without_layers_is_no_encrypted_one(store: str) -> None:
+    nothing = MemoryStore()
+    put_image(nothing, "v1", [])
+    with pytest.raises(RefusedError, match="has no layers"):
+        pull(nothing, TAG, unwrapper(), store, encrypted_only=True)
+    assert os.listdir(store) == []
+
+
 # Damage.
 
 
