@@ -30,7 +30,11 @@ from sealpod.wire.pb import agent_pb2, oci_pb2
 pytestmark = pytest.mark.e2e
 ROOT = "/run/kata-containers"
 SHARED = f"{ROOT}/shared/containers"
-WORDS = ("agent.config_file=/etc/agent-config.toml", "agent.blocked_endpoints=PauseContainerRequest")
+WORDS = (
+    "agent.config_file=/etc/agent-config.toml",
+    "agent.blocked_endpoints=PauseContainerRequest",
+    "agent.privileged_containers=false",
+)
 
 
 @contextlib.asynccontextmanager
@@ -86,6 +90,7 @@ class Pod:
         for destination, source in more.get("binds", {}).items():
             spec.Mounts.add(destination=destination, source=source, type="bind", options=["rbind"])
         spec.Linux.Sysctl.update(more.get("sysctl", {}))
+        spec.Process.Capabilities.Bounding.extend(more.get("capabilities", ()))
         request = agent_pb2.CreateContainerRequest(
             container_id=name, exec_id=name, OCI=spec, sandbox_pidns=more.get("pidns", False)
         )
@@ -143,6 +148,16 @@ def test_files_and_volumes(pod: Pod) -> None:
     )
     assert pod.run(script, binds=binds, storages=[memory]) == ["value", "64"]
     assert pod.run("cat /cache/file", binds=binds, storages=[memory]) == ["kept"]
+
+
+def test_a_container_that_is_not_kept_from_the_guest_does_not_start(pod: Pod) -> None:
+    """Root needs no capability to name the program that the kernel runs on a crash, where it may write."""
+    place = "/proc/sys/kernel/core_pattern"
+    script = f"(echo '|/bin/sh' > {place}) 2> /dev/null || echo refused; cat {place}"
+    assert pod.run(script, capabilities=["CAP_KILL"]) == ["refused", "core"]
+    with pytest.raises(SealpodError, match="CAP_SYS_ADMIN") as caught:
+        pod.start("true", capabilities=["CAP_SYS_ADMIN"])
+    assert caught.value.code == "container.privileged"
 
 
 def test_network_is_listed(pod: Pod) -> None:
