@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import resource
 import signal
@@ -24,8 +25,8 @@ RUST_VARIABLE: Final = "RUST_LOG"
 
 DESCRIPTION: Final = """\
 Answer launches and guests over gRPC until stopped. Prints `listening on HOST:PORT` on standard error when
-ready. SIGTERM and Ctrl-C end it after the calls in progress; SIGHUP has certificates and the default policy
-read again, which also happens when they change.
+ready, and tells systemd (Type=notify). SIGTERM and Ctrl-C end it after the calls in progress; SIGHUP has
+certificates, tokens and the default policy read again, which also happens when they change.
 """
 EPILOG: Final = f"""\
 The database's URL may come from ${DATABASE_VARIABLE} or simple-kbs' KBS_DB_TYPE, KBS_DB_HOST, KBS_DB_USER,
@@ -61,9 +62,14 @@ def _serve(args: argparse.Namespace) -> int:
     return 0
 
 
+class _StoppedAtStart(Exception):
+    """SIGTERM or Ctrl-C came before the database."""
+
+
 def _serve_until(signals: set[signal.Signals], args: argparse.Namespace) -> None:
     # gRPC's core would write lines of its own form between ours, of failures that ours tell too.
     os.environ.setdefault(GRPC_VARIABLE, "NONE")
+    from sealpod.cli import sdnotify
     from sealpod.kbs.server import serve
     from sealpod.kbs.server.logs import configure, rust_level
 
@@ -71,23 +77,50 @@ def _serve_until(signals: set[signal.Signals], args: argparse.Namespace) -> None
     configure(level, args.log_format)
     _allow_files()
     _leave_no_core()
-    broker = serve(server_config(args, database_url(args)))
     try:
-        _announce(broker)
+        broker = serve(server_config(args, database_url(args)), sleep=lambda time: _sleep(signals, time))
+    except _StoppedAtStart:
+        logging.getLogger(__name__).info("stopped while waiting for the database")
+        return
+    try:
+        _announce(broker, args.log_format)
+        sdnotify.notify(sdnotify.READY)
         while signal.sigwait(signals) == signal.SIGHUP:
+            sdnotify.notify(sdnotify.RELOADING)
             broker.reload()
+            sdnotify.notify(sdnotify.READY)
     finally:
+        sdnotify.notify(sdnotify.STOPPING)
         broker.stop(args.grace)
 
 
-def _announce(broker: RunningBroker) -> None:
-    if broker.ops_address is not None:
-        print(f"probes and metrics on {broker.ops_address}", file=sys.stderr)
-    if broker.admin_address is not None:
-        print(f"admin API on {broker.admin_address}", file=sys.stderr)
-    if broker.guest_address is not None:
-        print(f"guests on {broker.guest_address}", file=sys.stderr)
-    print(f"listening on {broker.address}", file=sys.stderr, flush=True)
+def _sleep(signals: set[signal.Signals], seconds: float) -> None:
+    """Pass the time until a signal ends it: blocked ones reach nobody who only sleeps.
+
+    :raise _StoppedAtStart: one that stops came.
+    """
+    found = signal.sigtimedwait(signals, seconds)
+    if found is not None and found.si_signo != signal.SIGHUP:
+        raise _StoppedAtStart
+
+
+def _announce(broker: RunningBroker, form: str) -> None:
+    """Say where it answers: on lines of their own for people and scripts, or each in the form of the log."""
+    lines = [
+        f"{what} {address}"
+        for what, address in (
+            ("probes and metrics on", broker.ops_address),
+            ("admin API on", broker.admin_address),
+            ("guests on", broker.guest_address),
+            ("listening on", broker.address),
+        )
+        if address is not None
+    ]
+    if form == "json":
+        for line in lines:
+            logging.getLogger(__name__).info(line)
+    else:
+        print("\n".join(lines), file=sys.stderr, flush=True)
 
 
 def _allow_files() -> None:

@@ -81,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
 def _serve_until(signals: set[signal.Signals], args: argparse.Namespace) -> None:
     import logging
 
+    from sealpod.cli import sdnotify
     from sealpod.snapshotter.serve import serving
 
     logging.basicConfig(stream=sys.stderr, level=args.log_level.upper(), format=LOG_FORMAT)
@@ -89,18 +90,6 @@ def _serve_until(signals: set[signal.Signals], args: argparse.Namespace) -> None
         # Whoever started it may not read on.
         with contextlib.suppress(BrokenPipeError):
             print(f"snapshotter ready on {address}", flush=True)
-        _notify("READY=1")
+        sdnotify.notify(sdnotify.READY)
         signal.sigwait(signals)
-        _notify("STOPPING=1")
-
-
-def _notify(state: str) -> None:
-    """Tell systemd, sd_notify(3); without it nothing happens."""
-    import socket
-
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address.startswith(("/", "@")):
-        return
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-        sender.connect(address.replace("@", "\0", 1) if address.startswith("@") else address)
-        sender.sendall(state.encode())
+        sdnotify.notify(sdnotify.STOPPING)

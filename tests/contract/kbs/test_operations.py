@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -52,9 +53,9 @@ def start(platform: Any, path: Path) -> Iterator[Start]:
 
 @contextmanager
 def command(
-    *options: str, ready: str = "listening on ", **more: Any
+    *options: str, ready: str = "^listening on ", **more: Any
 ) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
-    """`sealpod kbs serve`, and what it said up to the line that begins with ``ready``."""
+    """`sealpod kbs serve`, and what it said up to the line in which ``ready`` is found."""
     words = [sys.executable, "-m", "sealpod.cli.main", "kbs", "serve", "--listen", "127.0.0.1:0", *options]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, **more) as running:
         assert running.stderr is not None
@@ -62,7 +63,7 @@ def command(
         try:
             for line in running.stderr:
                 said.append(line.rstrip("\n"))
-                if line.startswith(ready):
+                if re.search(ready, line):
                     break
             yield running, said
         finally:
@@ -270,9 +271,11 @@ class TestDatabase:
         with pytest.raises(AccessError):
             open_waiting(opener, seconds=3600, sleep=lambda _: pytest.fail("waited"))
 
-    def test_the_command_says_what_it_waits_for(self) -> None:
+    @pytest.fixture
+    def nobody(self) -> Iterator[dict[str, str]]:
+        """The environment of a broker whose database's port is bound, and nobody listens."""
         with socket.socket() as unused:
-            unused.bind(("127.0.0.1", 0))  # bound, and nobody listens
+            unused.bind(("127.0.0.1", 0))
             environment = {
                 **os.environ,
                 "KBS_DB_TYPE": "mysql",
@@ -282,19 +285,50 @@ class TestDatabase:
                 "KBS_DB": "simple_kbs",
             }
             environment.pop("SEALPOD_KBS_DATABASE", None)
-            options = ("--wait-for-database", "0.6", "--kek", "none")
-            with command(*options, env=environment, ready="sealpod: error:") as (running, said):
-                assert running.wait(timeout=30) == 6
+            yield environment
+
+    def test_the_command_says_what_it_waits_for(self, nobody: dict[str, str]) -> None:
+        options = ("--wait-for-database", "0.6", "--kek", "none")
+        with command(*options, env=nobody, ready="^sealpod: error:") as (running, said):
+            assert running.wait(timeout=30) == 6
         assert any("waiting for the database" in line for line in said)
         assert "for 0.6 seconds" in said[-1]
         assert "planted-password" not in "\n".join(said)
+
+    @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+    def test_the_command_can_be_stopped_while_it_waits(
+        self, nobody: dict[str, str], stop: signal.Signals
+    ) -> None:
+        options = ("--wait-for-database", "3600", "--kek", "none")
+        with command(*options, env=nobody, ready="waiting for the database") as (running, _):
+            running.send_signal(signal.SIGHUP)  # everything is read anew anyway
+            running.send_signal(stop)
+            assert running.stderr is not None
+            assert "stopped while waiting" in running.stderr.read()
+            assert running.wait(timeout=30) == 0
+
+
+def test_systemd_is_told(path: Path, tmp_path: Path) -> None:
+    """Ready, reading again, ready again, ending; on the socket it names."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
+        notified.bind(str(tmp_path / "n"))
+        notified.settimeout(60)
+        environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "n")}
+        with command("--database", f"sqlite:///{path}", env=environment) as (running, _):
+            assert notified.recv(100) == b"READY=1"
+            running.send_signal(signal.SIGHUP)
+            assert [notified.recv(100) for _ in range(2)] == [b"RELOADING=1", b"READY=1"]
+            running.terminate()
+            assert notified.recv(100) == b"STOPPING=1"
+            assert running.wait(timeout=30) == 0
 
 
 class TestLogs:
     def test_one_json_object_a_line(self, platform: Any, path: Path) -> None:
         options = ("--database", f"sqlite:///{path}", "--trust-ark", platform.fingerprint)
-        with command(*options, "--log-format", "json") as (running, said):
-            address = said[-1].split()[-1]
+        options += ("--ops-listen", "127.0.0.1:0", "--log-format", "json")
+        with command(*options, ready=r'"listening on [^,]*"}$') as (running, said):
+            address = json.loads(said[-1])["message"].split()[-1]
             with channel(address) as link:
                 with pytest.raises(grpc.RpcError) as caught:
                     call(link, "GetSecret", pb.SecretRequest(), metadata=(("x-request-id", "mine-1"),))
@@ -313,12 +347,15 @@ class TestLogs:
             assert running.stderr is not None
             said += running.stderr.read().splitlines()
             assert running.wait(timeout=30) == 0
-        records = [json.loads(line) for line in said if line.startswith("{")]
+        records = [json.loads(line) for line in said]  # no line of another form among them
         assert {"time", "level", "logger", "request", "message"} <= set(records[0])
         by_request = {one["request"]: one for one in records if one["logger"] == "sealpod.kbs.audit"}
         assert set(by_request) == {"mine-1", other}
         assert by_request["mine-1"]["level"] == "warning"
-        assert len(said) - len(records) == 1  # the line that says where it listens
+        assert [one["message"].split(" on ")[0] for one in records if " on 127." in one["message"]] == [
+            "listening", "probes and metrics", "listening",
+        ]  # fmt: skip
+        assert not [one for one in records if "plugin" in one["logger"]]
 
     def test_a_crash_leaves_no_core(self, path: Path) -> None:
         """With keys and secrets in it; nor does a collector of cores get one."""

@@ -82,6 +82,8 @@ def configure(level: str, form: LogFormat, stream: TextIO | None = None) -> None
     handler.addFilter(_Named())
     handler.setFormatter(JsonFormatter() if form == "json" else logging.Formatter(TEXT_FORMAT))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # It names each of its own plugins at every start.
+    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
 
 
 def rust_level(value: str | None) -> str | None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Final
 
@@ -70,10 +71,13 @@ class RunningBroker:
         self.stop()
 
 
-def serve(config: ServerConfig, *, auditor: Auditor | None = None) -> RunningBroker:
+def serve(
+    config: ServerConfig, *, auditor: Auditor | None = None, sleep: Callable[[float], None] = time.sleep
+) -> RunningBroker:
     """Open the database, bind the ports, start answering.
 
-    ``auditor`` gets each decision once it is written down; by default it is logged.
+    ``auditor`` gets each decision once it is written down; by default it is logged. ``sleep`` passes the time
+    while the database is waited for; what it raises ends the start.
 
     :raise UsageError: an address or fingerprint that is none, or nothing to trust.
     :raise UnavailableError: a port is taken, or the database does not answer.
@@ -84,7 +88,7 @@ def serve(config: ServerConfig, *, auditor: Auditor | None = None) -> RunningBro
     tls = None if config.tls is None else Credentials(config.tls)
     gatekeeper = None if config.admin is None else Gatekeeper(config.admin)
     files = _resource_files(config)
-    db = database.open_waiting(lambda: _open(config), seconds=config.wait_for_database)
+    db = database.open_waiting(lambda: _open(config), seconds=config.wait_for_database, sleep=sleep)
     with ExitStack() as undo:
         undo.callback(db.close)
         metrics = Metrics()
