@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import pytest
 import yaml
 
-from sealpod.cli import kbs
+from sealpod.cli import kbs, kbs_common
 from sealpod.kbs.store.environment import url_from_environment
 
 ROOT = Path(__file__).parents[3]
@@ -81,6 +81,14 @@ class TestCompose:
         assert "healthcheck" in self.COMPOSE["services"]["db"]
         assert (DEPLOY / self.SERVER["build"]["context"] / self.SERVER["build"]["dockerfile"]).exists()
 
+    def test_its_image_is_built_and_never_looked_for_elsewhere(self) -> None:
+        assert self.SERVER["pull_policy"] == "never"
+
+    def test_the_secrets_beside_it_are_not_part_of_a_commit(self) -> None:
+        places = {Path(one["file"]).parent for one in self.COMPOSE["secrets"].values()}
+        ignored = (ROOT / ".gitignore").read_text().split()
+        assert {f"/{DEPLOY.relative_to(ROOT)}/{place}/" for place in places} <= set(ignored)
+
     def test_compose_takes_it(self) -> None:
         if tool("docker", "compose", "version").returncode:
             pytest.skip("docker has no compose")
@@ -110,6 +118,24 @@ class TestDockerfile:
                 if source.startswith("--from="):
                     break
                 assert (ROOT / source).exists(), source
+
+    def test_the_builder_gets_that_and_nothing_else(self) -> None:
+        """No secrets that lie beside the compose file, no virtual environment, no history."""
+        copied = {
+            source for rest in self.of("COPY") if "--from=" not in rest for source in shlex.split(rest)[:-1]
+        }
+        first, *rest = [
+            line
+            for line in (ROOT / ".dockerignore").read_text().splitlines()
+            if line and not line.startswith("#")
+        ]
+        assert first == "*"
+        assert {line[1:] for line in rest if line.startswith("!")} == copied
+        assert "**/__pycache__" in rest
+
+    def test_its_commands_are_on_the_path(self) -> None:
+        place = Path(yaml.safe_load(self.of("ENTRYPOINT")[0])[0]).parent
+        assert f"PATH={place}:$PATH" in shlex.split(" ".join(self.of("ENV")))
 
     def test_it_runs_as_nobody_in_particular(self) -> None:
         assert self.of("USER") == ["10001:10001"]
@@ -167,6 +193,33 @@ class TestSystemd:
         args = served([word for word in words[3:] if word != "$KBS_OPTIONS"])
         # systemd waits longer than the end may take.
         assert float(unit["Service"]["TimeoutStopSec"]) > args.drain_delay + args.grace
+
+    def test_another_database_takes_the_place_of_its_own(self) -> None:
+        """What stands in kbs.env, which systemd reads after the unit's own variables."""
+        lines = re.findall(
+            r"^Environment=(\w+)=(.+)$", (DEPLOY / "sealpod-kbs.service").read_text(), re.MULTILINE
+        )
+        own = {name: value.replace("%S", "/var/lib") for name, value in lines}
+        url = url_from_environment(own)
+        assert url is not None
+        assert url.render_as_string() == "sqlite:////var/lib/sealpod-kbs/kbs.db"
+        other = {
+            "KBS_DB_TYPE": "mysql",
+            "KBS_DB_HOST": "db",
+            "KBS_DB_USER": "u",
+            "KBS_DB_PW": "p",
+            "KBS_DB": "d",
+        }
+        url = url_from_environment({**own, **other})
+        assert url is not None
+        assert (url.get_backend_name(), url.host, url.database) == ("mysql", "db", "d")
+        # It would count before any of these.
+        assert kbs_common.DATABASE_VARIABLE not in own
+
+    def test_it_is_up_when_it_says_so(self, unit: configparser.RawConfigParser) -> None:
+        assert unit["Service"]["Type"] == "notify"
+        # Neither a database that comes late nor a migration may be cut short.
+        assert unit["Service"]["TimeoutStartSec"] == "infinity"
 
     def test_the_example_in_its_comment_can_be_typed(self) -> None:
         text = (DEPLOY / "sealpod-kbs.service").read_text()
@@ -255,8 +308,12 @@ class TestKubernetes:
         volumes = {one["name"] for one in self.POD["spec"]["volumes"]}
         assert set(mounts.values()) == volumes
         args = self.args()
-        named = [args.default_policy, args.kek.removeprefix("file:")]
+        named = [args.default_policy]
         named += [one["value"] for one in self.CONTAINER["env"] if one["name"].endswith("_FILE")]
+        # Not by an option: what is run with `kubectl exec` needs the key too.
+        kek = next(one["value"] for one in self.CONTAINER["env"] if one["name"] == "SEALPOD_KBS_KEK")
+        named.append(kek.removeprefix("file:"))
+        assert args.kek is None
         for path in named:
             assert str(Path(path).parent) in mounts
         config = self.OBJECTS["configmap"]["data"]
