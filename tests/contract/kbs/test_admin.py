@@ -19,6 +19,7 @@ from sealpod.kbs.admin import schema
 from sealpod.kbs.admin.audit import command_log
 from sealpod.kbs.core.audit import MAX_LABEL, Decision, Entry
 from sealpod.kbs.server import RunningBroker, ServerConfig, serve
+from sealpod.kbs.server.admin import openapi
 from sealpod.kbs.server.config import AdminConfig
 from sealpod.kbs.store.auditlog import verify_log
 from sealpod.kbs.store.database import open_database
@@ -292,6 +293,7 @@ def test_set_ups_that_are_refused(tmp_path: Path, change: dict[str, Any], code: 
         ("PUT", "/v1/secrets/k", b"", 400, "admin.body"),
         ("PUT", "/v1/secrets/k", b" " * ((1 << 20) + 1), 413, "admin.too-large"),
         ("PUT", "/v1/keysets/K", {"secrets": ["nope"]}, 404, "secret.unknown"),
+        ("PUT", "/v1/keysets/K", {"secrets": ["n" * 1024]}, 404, "secret.unknown"),
         ("PUT", "/v1/keysets/K", {"secrets": []}, 400, "keyset.empty"),
         ("PUT", "/v1/keysets/K", {"secrets": [None]}, 400, "admin.body"),
         ("PUT", "/v1/policies/p", {"digests": ["xyz"]}, 400, "policy.digest-syntax"),
@@ -322,6 +324,7 @@ def test_mistakes(api: Api, method: str, path: str, body: Any, status: int, code
     error = answer.json["error"]
     assert set(error) == {"code", "message", "remedy", "request"}
     assert error["message"]
+    schema.check(openapi.document()["components"]["schemas"]["Error"], answer.json)
     assert KEY_B64 not in answer.body.decode()
     assert api("GET", "/healthz").status == 200
 

@@ -7,6 +7,7 @@ import base64
 import hashlib
 import hmac
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from sealpod.errors import AccessError, RefusedError, SealpodError, UsageError
 from sealpod.kbs.admin import nouns, schema
-from sealpod.kbs.admin.bodies import TEST_BODY
+from sealpod.kbs.admin.bodies import RULE, TEST_BODY
 from sealpod.kbs.admin.noun import DONE, Noun
 from sealpod.kbs.admin.rules import digest, read_rule, rule_object, version
 from sealpod.kbs.admin.suggestion import MAX_VCPUS, vcpu_range
@@ -252,3 +253,17 @@ def test_every_kind_is_whole(noun: Noun) -> None:
 def test_what_comes_about_by_itself_is_not_set(noun: Noun) -> None:
     with pytest.raises(UsageError, match="cannot be set"):
         noun.sets()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["0.0", "0.24", "255.255", "001.020", "256.0", "0.300", "", "1", "1.", ".1", "1.2.3", "a.b", "-1.0"],
+)
+def test_versions_that_the_document_describes_are_those_that_are_taken(text: str) -> None:
+    described = re.fullmatch(RULE["minApi"]["pattern"].removeprefix("^").removesuffix("$"), text)
+    try:
+        version(text)
+    except UsageError:
+        assert described is None
+    else:
+        assert described is not None

@@ -13,7 +13,8 @@ ROOT: Final = nullable(text("name of the trusted root the platform's chain ended
 TIME: Final = nullable(text("UTC, RFC 3339", most=40))
 WORD: Final = number("SEV policy word")
 _BYTE: Final = number("0 to 255", 255)
-_VERSION: Final = text("MAJOR.MINOR of the SEV API", most=7)
+_PART: Final = "(25[0-5]|2[0-4][0-9]|[01]?[0-9]?[0-9])"
+_VERSION: Final = text("MAJOR.MINOR of the SEV API", most=7, pattern=rf"^{_PART}\.{_PART}$")
 _DIGEST: Final = "launch digest, base64 or hex"
 
 RULE: Final[Mapping[str, Schema]] = {

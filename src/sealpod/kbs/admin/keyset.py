@@ -73,7 +73,9 @@ KEYSET: Final = Noun(
     header=("ID", "SECRETS", "POLICY"),
     verbs=_verbs,
     setting=Setting(
-        structure({"secrets": array(text("key id"), "its secrets"), "policy": POLICY}, "secrets"),
+        structure(
+            {"secrets": {**array(text("key id"), "its secrets"), "minItems": 1}, "policy": POLICY}, "secrets"
+        ),
         _options,
         _reads,
         _write,

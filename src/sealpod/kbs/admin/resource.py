@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from sealpod.kbs.store.database import Database
 
-_TYPE: Final = text("what a guest asks for")
-_PATH: Final = text("path under the broker's directory of resources")
+_TYPE: Final = text("what a guest asks for", minLength=1)
+_PATH: Final = text("path under the broker's directory of resources", minLength=1)
 
 
 def _verbs() -> Verbs:

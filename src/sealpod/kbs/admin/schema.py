@@ -2,7 +2,8 @@
 """The JSON the admin API takes and gives: schemas that are both documentation and check.
 
 What is here is the part of JSON Schema 2020-12 that OpenAPI 3.1 prints and :func:`check` enforces: types,
-``properties`` with no others, ``required``, ``items``, lengths, ranges and ``enum``.
+``properties`` with no others, ``required``, ``items``, greatest lengths, ranges and ``enum``. ``minLength``,
+``minItems`` and ``pattern`` are printed only: what reads the values holds to them, with codes of its own.
 """
 
 from __future__ import annotations

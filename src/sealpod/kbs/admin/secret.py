@@ -81,7 +81,10 @@ SECRET: Final = Noun(
     header=("ID", "BYTES", "POLICY", "SEALED"),
     verbs=_verbs,
     setting=Setting(
-        structure({"value": text("base64 of the raw bytes", most=MAX_SECRET), "policy": POLICY}, "value"),
+        structure(
+            {"value": text("base64 of the raw bytes", most=MAX_SECRET, minLength=4), "policy": POLICY},
+            "value",
+        ),
         _options,
         _reads,
         _write,

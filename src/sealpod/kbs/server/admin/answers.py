@@ -25,6 +25,8 @@ _STATUS: Final[tuple[tuple[type[errors.SealpodError], int], ...]] = (
     (errors.UnavailableError, 503),
     (errors.DeadlineError, 504),
 )
+MAX_SENTENCE: Final = 4096
+"""Characters of an error's texts at most; they may quote an id, which has up to 1024."""
 _OWN_STATUS: Final = {"admin.unauthorized": 401, "admin.too-large": 413, "admin.method": 405}
 
 
@@ -41,8 +43,8 @@ def error_response(error: errors.SealpodError) -> Response:
     body = {
         "error": {
             "code": error.code,
-            "message": error.message,
-            "remedy": error.remedy,
+            "message": error.message[:MAX_SENTENCE],
+            "remedy": error.remedy[:MAX_SENTENCE],
             "request": current_request(),
         }
     }

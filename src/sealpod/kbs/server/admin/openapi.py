@@ -10,6 +10,7 @@ from sealpod.kbs.admin.bodies import SUGGEST_BODY, TEST_BODY
 from sealpod.kbs.admin.noun import Noun, Object
 from sealpod.kbs.admin.nouns import NOUNS
 from sealpod.kbs.admin.schema import Schema, array, structure, text
+from sealpod.kbs.server.admin.answers import MAX_SENTENCE
 
 PREFIX: Final = "/v1"
 TEST: Final = f"{PREFIX}/policy-test"
@@ -20,8 +21,8 @@ _ERROR: Final = structure(
         "error": structure(
             {
                 "code": text("stable: area.reason"),
-                "message": text("one sentence"),
-                "remedy": text("what to do; may be empty"),
+                "message": text("one sentence", most=MAX_SENTENCE),
+                "remedy": text("what to do; may be empty", most=MAX_SENTENCE),
                 "request": text("this request's number in the broker's log"),
             },
             "code",
@@ -35,10 +36,13 @@ _ERROR: Final = structure(
 _ERRORS: Final = {
     "400": "the request is not what is described here",
     "401": "no valid token",
+    "403": "the database does not let the broker in",
     "404": "there is no such thing",
     "409": "something stands against it",
     "413": "the body is too large",
+    "500": "a defect of the broker, or a file or disk that fails; its log says more",
     "503": "the database does not answer",
+    "504": "something took too long",
 }
 _FREE: Final[list[Object]] = []
 
