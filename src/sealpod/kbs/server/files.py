@@ -11,6 +11,7 @@ from threading import Lock
 from typing import Final, Generic, TypeVar
 
 from sealpod.errors import AccessError, NotFoundError, OperationError, SealpodError
+from sealpod.kbs.server.filemode import effective_mode
 
 MAX_FILE: Final = 1 << 20
 """Bytes read of a configuration file; certificates and tokens have some thousand."""
@@ -32,7 +33,8 @@ def read_file(path: str, what: str) -> bytes:
 def read_private(path: str, what: str) -> bytes:
     """As :func:`read_file`, for a file that nobody else may read.
 
-    A file of root's that a group of this process may read passes too: Kubernetes mounts secrets so.
+    A file of root's that a group of this process may read passes too: Kubernetes mounts secrets so. So does
+    one whose access control list names this process's user: systemd hands over credentials so.
 
     :raise AccessError: others can read or change it.
     """
@@ -43,7 +45,7 @@ def _read(path: str, what: str, *, private: bool) -> bytes:
     try:
         with open(path, "rb") as file:
             if private:
-                _check_private(os.fstat(file.fileno()), path, what)
+                _check_private(file.fileno(), path, what)
             data = file.read(MAX_FILE + 1)
     except FileNotFoundError:
         raise NotFoundError(f"no file {path!r} ({what})", code="kbs.file") from None
@@ -58,8 +60,8 @@ def _read(path: str, what: str, *, private: bool) -> bytes:
     return data
 
 
-def _check_private(found: os.stat_result, path: str, what: str) -> None:
-    mode = stat.S_IMODE(found.st_mode)
+def _check_private(descriptor: int, path: str, what: str) -> None:
+    found, mode = os.fstat(descriptor), effective_mode(descriptor)
     lent = found.st_uid == 0 and found.st_gid in {os.getegid(), *os.getgroups()}
     allowed = 0o740 if lent else 0o700
     if stat.S_ISREG(found.st_mode) and mode & ~allowed & 0o777:
