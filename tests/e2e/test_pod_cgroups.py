@@ -110,6 +110,13 @@ def test_processors_are_in_the_pods_group_and_the_rest_beside(
     assert groups_of(found["qemu"], group.tree) == {place if whole else overhead}
     assert (group.memory() > GUEST_TOUCHES) == whole
     assert group.cpu() > 0.5
+    if group.tree.of("cpuset") and (last := max(os.sched_getaffinity(0))):
+        # As kubelet's CPU manager has it: processors of its own for a container.
+        container = cri.run(pod, pods.image("plain"), *WAITER, limits={"cpuset_cpus": str(last)})
+        assert all(os.sched_getaffinity(thread) == {last} for thread in threads)
+        assert len(os.sched_getaffinity(found["shim"])) > 1
+        cri.update(container, cpuset_cpus="0")
+        assert all(os.sched_getaffinity(thread) == {0} for thread in threads)
     cri.end_pod(pod)
     assert group.below() == set()
     assert not any(os.path.exists(one.directory(overhead)) for one in group.tree.hierarchies)

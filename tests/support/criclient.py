@@ -50,7 +50,7 @@ Image id=1:string repo_tags=2:*string repo_digests=3:*string size=4:uint64
 Mount container_path=1:string host_path=2:string readonly=3:bool propagation=5:enum
 Env key=1:string value=2:string
 Resources cpu_period=1:int64 cpu_quota=2:int64 cpu_shares=3:int64 memory_limit_in_bytes=4:int64
-  oom_score_adj=5:int64 unified=9:map
+  oom_score_adj=5:int64 cpuset_cpus=6:string cpuset_mems=7:string unified=9:map
 Capabilities add_capabilities=1:*string drop_capabilities=2:*string
 Int64 value=1:int64
 UInt64 value=1:uint64
@@ -311,7 +311,7 @@ class CriClient:
         assert status == 0, (status, output, errors)
         return output
 
-    def update(self, container: str, **limits: int) -> None:
+    def update(self, container: str, **limits: Any) -> None:
         """UpdateContainerResources."""
         request = CRI.new("UpdateRequest", container_id=container, linux=CRI.new("Resources", **limits))
         self.call("UpdateContainerResources", request, "Empty")

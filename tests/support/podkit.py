@@ -202,11 +202,17 @@ class Machine:
             image_reference=lambda reference: reference, kata=SimpleNamespace(create_timeout=CREATE_SECONDS)
         )
         self.stops = 0
+        self.confined: list[tuple[str, str, str]] = []
         self._reason: asyncio.Future[SealpodError] = asyncio.get_running_loop().create_future()
 
     @property
     def pid(self) -> int:
         return PID
+
+    def confine(self, container_id: str, cpus: str, mems: str) -> None:
+        if cpus == "99":
+            raise OperationError("no such processor", code="cgroup.failed")
+        self.confined.append((container_id, cpus, mems))
 
     async def wait(self) -> SealpodError:
         return await asyncio.shield(self._reason)

@@ -18,6 +18,7 @@ from sealpod.errors import OperationError, SealpodError
 from sealpod.sandbox import cgroupfs, hostmemory
 from sealpod.sandbox.cgroupplan import Plan, plan
 from sealpod.sandbox.cgrouptree import own_directories, read_tree
+from sealpod.sandbox.cpuset import union
 from sealpod.sandbox.finish import to_its_end
 from sealpod.sandbox.groupcleanup import remove
 from sealpod.sandbox.systemdscope import HeldScope
@@ -37,6 +38,7 @@ class PodCgroup:
         self._origin = origin
         self._scope: HeldScope | None = None
         self._entered = False
+        self._confined: dict[str, tuple[str, str]] = {}
 
     @property
     def directories(self) -> tuple[str, ...]:
@@ -77,6 +79,28 @@ class PodCgroup:
         except OSError as error:
             raise _refused(error) from error
         self._release()
+
+    def confine(self, owner: str, cpus: str, mems: str) -> None:
+        """Where ``owner``, a container, may run; empty: anywhere, or it is gone.
+
+        The pod's group gets what its containers have together, as in Kata, and keeps it when none has any.
+
+        :raise OperationError: the group may not have them (``cgroup.failed``).
+        :raise DecodeError: what is given is no list (``cgroup.cpus``).
+        """
+        wanted = {**self._confined, owner: (cpus, mems)}
+        if not (cpus or mems):
+            del wanted[owner]
+        lists = [union(one[index] for one in wanted.values()) for index in range(len(cgroupfs.CPUSET))]
+        if (place := self.plan.tree.of("cpuset")) is not None:
+            directory = place.directory(self.plan.sandbox)
+            try:
+                for name, text in zip(cgroupfs.CPUSET, lists, strict=True):
+                    if text and os.path.exists(f"{directory}/{name}"):
+                        cgroupfs.write(f"{directory}/{name}", text)
+            except OSError as error:
+                raise _refused(error) from error
+        self._confined = wanted
 
     def killed_for_memory(self, console: tuple[str, ...] = ()) -> SealpodError | None:
         """What to say when the kernel has killed processes of the pod for memory; None when it has not."""

@@ -47,6 +47,9 @@ class PodVm(Protocol):
     def pid(self) -> int:
         """QEMU's process id."""
 
+    def confine(self, container_id: str, cpus: str, mems: str) -> None:
+        """Processors and memory nodes a container may use, as lists; empty: all, or it is gone."""
+
     async def wait(self) -> SealpodError:
         """Return why the machine is gone, when it is."""
 

@@ -62,6 +62,11 @@ class RunningPod:
         """QEMU's process id."""
         return self._machine.pid
 
+    def confine(self, container_id: str, cpus: str, mems: str) -> None:
+        """The machine's processors run where all of its containers together may."""
+        if self._cgroup is not None:
+            self._cgroup.confine(container_id, cpus, mems)
+
     async def wait(self) -> SealpodError:
         """Return why the machine is gone, when it is; it is killed when its agent stops answering."""
         return await asyncio.shield(self._ended)

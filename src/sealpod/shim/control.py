@@ -112,7 +112,10 @@ class Control:
 
     async def _update(self, request: Message) -> None:
         container = self._pod.container(request.id)
-        resources = agentspec.resources_of(decode_object(request.resources))
+        wanted = decode_object(request.resources)
+        resources = agentspec.resources_of(wanted)
+        if (wanted.get("cpu") or {}).get("cpus"):
+            self._pod.confine(container.id, wanted)
         if not container.virtual:
             message = agent_pb2.UpdateContainerRequest(container_id=container.id, resources=resources)
             await self._pod.call("UpdateContainer", message)

@@ -191,6 +191,7 @@ class Lifecycle:
         if pod.volumes is not None:
             pod.volumes.forget(container.id)
         pod.containers.pop(container.id, None)
+        pod.release(container.id)
 
     async def _shutdown(self, request: Message) -> None:
         for container in list(self._pod.containers.values()):

@@ -48,9 +48,11 @@ async def make(pod: Pod, container: Container, request: Message) -> None:
         if container.owner:
             pod.sysctls = dict((config.get("linux") or {}).get("sysctl") or {})
             await pod.boot(pod_request(pod, request, config, annotations))
+        pod.confine(container.id, (config.get("linux") or {}).get("resources"))
         if not container.virtual:
             await _make_in_guest(pod, container, request, config, annotations)
     except BaseException:
+        pod.release(container.id)
         if container.owner and pod.vm is not None:
             await pod.stop()
         raise

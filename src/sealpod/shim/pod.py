@@ -93,6 +93,16 @@ class Pod:
             self.machine()
             raise
 
+    def confine(self, container_id: str, resources: Any) -> None:
+        """Take over on the host which processors a container has; ``resources`` are those of OCI."""
+        cpu = (resources or {}).get("cpu") or {}
+        self.machine().confine(container_id, str(cpu.get("cpus") or ""), str(cpu.get("mems") or ""))
+
+    def release(self, container_id: str) -> None:
+        """The container is gone, and with it its claim on processors."""
+        with contextlib.suppress(SealpodError):
+            self.confine(container_id, {})
+
     async def stop(self) -> None:
         """End the machine, then every process. What was begun goes on when the caller goes away."""
         if self._stopping is None:

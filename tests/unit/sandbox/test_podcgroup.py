@@ -220,3 +220,34 @@ def test_a_host_without_a_limits_controller_says_so() -> None:
     group = podcgroup.PodCgroup(plan(tree, "/a/ID", "ID", only=True), ("/c",))
     assert group.warnings() == ("this host has no control groups for memory: no such limit of a pod holds",)
     assert group.killed_for_memory() is None
+
+
+def test_the_machine_runs_where_its_containers_may(tmp_path: Path) -> None:
+    tree = read_tree(f"30 24 0:26 / {tmp_path} rw - cgroup cgroup rw,cpuset\n")
+    assert tree is not None
+    group = podcgroup.PodCgroup(plan(tree, "/ID", "ID", only=False), ("/c",))
+    (tmp_path / "kata_ID").mkdir()
+    cpus, mems = (tmp_path / "kata_ID" / name for name in cgroupfs.CPUSET)
+
+    def confined(owner: str, *lists: str) -> tuple[str, str]:
+        cpus.write_text("")
+        mems.write_text("")
+        group.confine(owner, *lists)
+        return cpus.read_text(), mems.read_text()
+
+    assert confined("pod", "", "") == ("", "")
+    assert confined("a", "4-5", "0") == ("4-5", "0")
+    assert confined("b", "1,6", "") == ("1,4-6", "0")
+    assert confined("a", "2", "1") == ("1-2,6", "1")
+    assert confined("a", "", "") == ("1,6", "")
+    assert confined("b", "", "") == ("", "")
+    with pytest.raises(DecodeError):
+        group.confine("c", "x", "")
+    cpus.unlink()
+    cpus.mkdir()
+    with pytest.raises(OperationError) as error:
+        group.confine("c", "1", "")
+    assert error.value.code == "cgroup.failed"
+    cpus.rmdir()
+    # A host of version 2 whose groups have no such controller.
+    group.confine("d", "3", "")

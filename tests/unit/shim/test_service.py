@@ -290,6 +290,34 @@ def test_oom_stats_update_and_inspection(play: Callable[[Scenario], None]) -> No
     play(scenario)
 
 
+def test_processors_a_container_may_use_are_told_to_the_machine(play: Callable[[Scenario], None]) -> None:
+    def on(cpus: str, mems: str = "") -> Callable[[dict[str, Any]], None]:
+        def edit(config: dict[str, Any]) -> None:
+            config["linux"]["resources"] = {"cpu": {"cpus": cpus, "mems": mems}}
+
+        return edit
+
+    async def scenario(bench: Bench) -> None:
+        await bench.run("pod", "sandbox")
+        assert bench.machine is not None
+        told = bench.machine.confined
+        await bench.run("one", "container", edit=on("1-2", "0"))
+        assert told == [("pod", "", ""), ("one", "1-2", "0")]
+        for text in (b'{"cpu": {"shares": 2}}', b'{"cpu": {"cpus": "3"}}'):
+            await bench.call("Update", id="one", resources=MESSAGES.new("Any", value=text))
+        assert told[2:] == [("one", "3", "")]
+        with pytest.raises(OperationError, match="no such processor"):
+            await bench.create("two", "container", edit=on("99"))
+        assert bench.guest.named("CreateContainer")[-1].container_id == "one"
+        assert told[3:] == [("two", "", "")]
+        await bench.call("Kill", id="one", signal=9)
+        await bench.call("Wait", id="one")
+        await bench.call("Delete", id="one")
+        assert told[4:] == [("one", "", "")]
+
+    play(scenario)
+
+
 def test_killing_what_never_started(play: Callable[[Scenario], None]) -> None:
     async def scenario(bench: Bench) -> None:
         out = Reader(bench.fifo("out"))
