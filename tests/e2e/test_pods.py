@@ -139,12 +139,23 @@ def test_a_pod_may_share_its_processes(pods: PodLab, cri: CriClient) -> None:
     cri.end_pod(pod)
 
 
-def test_a_pod_on_the_hosts_network_is_called_as_the_node(pods: PodLab, cri: CriClient) -> None:
-    """kubelet gives it no name, and containerd a file with the node's."""
-    pod = cri.run_pod("kata-qemu", pods.host.logs, host_network=True)
-    container = cri.run(pod, pods.image("plain"), *SLEEP)
+def test_a_pod_of_the_nodes_own_kind(pods: PodLab, cri: CriClient) -> None:
+    """Privileged and on the host's network, as a node's daemons ask for it: all that is the guest's."""
+    pod = cri.run_pod("kata-qemu", pods.host.logs, host_network=True, privileged=True)
+    container = cri.run(pod, pods.image("plain"), *SLEEP, security={"privileged": True})
+    # kubelet gives it no name, and containerd a file with the node's.
     assert cri.read(container, "hostname") == f"{socket.gethostname()}\n"
     assert cri.read(container, "cat", "/etc/hostname") == f"{socket.gethostname()}\n"
+    for command in (
+        "mount -t tmpfs x /mnt",
+        "mkdir /sys/fs/cgroup/below",
+        "echo 1 > /proc/sys/vm/swappiness",
+    ):
+        assert cri.read(container, "sh", "-c", command) == ""
+    shown = cri.read(container, "cat", "/proc/mounts").splitlines()
+    assert next(line for line in shown if " /sys " in line).split()[3].startswith("rw,")
+    devices = cri.read(container, "sh", "-c", "ls /dev").split()
+    assert not {name for name in devices if name.startswith(("loop", "vd", "vport", "kvm", "mem"))}
     cri.end_pod(pod)
 
 

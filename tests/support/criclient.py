@@ -31,7 +31,7 @@ Port protocol=1:enum container_port=2:int32 host_port=3:int32 host_ip=4:string
 PodConfig metadata=1:PodMetadata hostname=2:string log_directory=3:string dns_config=4:Dns
   port_mappings=5:*Port labels=6:map annotations=7:map linux=8:LinuxPod
 LinuxPod cgroup_parent=1:string security_context=2:PodSecurity sysctls=3:map resources=5:Resources
-PodSecurity namespace_options=1:Namespaces
+PodSecurity namespace_options=1:Namespaces privileged=6:bool
 Namespaces network=1:enum pid=2:enum ipc=3:enum
 RunPodSandboxRequest config=1:PodConfig runtime_handler=2:string
 RunPodSandboxResponse pod_sandbox_id=1:string
@@ -139,6 +139,7 @@ class CriClient:
         *,
         annotations: dict[str, str] | None = None,
         host_network: bool = False,
+        privileged: bool = False,
         share_pids: bool = False,
         ports: list[Message] | None = None,
         limits: dict[str, int] | None = None,
@@ -159,7 +160,11 @@ class CriClient:
             linux=CRI.new(
                 "LinuxPod",
                 cgroup_parent=cgroup_parent,
-                security_context=CRI.new("PodSecurity", namespace_options=_spaces(host_network, share_pids)),
+                security_context=CRI.new(
+                    "PodSecurity",
+                    namespace_options=_spaces(host_network, share_pids),
+                    privileged=privileged,
+                ),
                 resources=CRI.new("Resources", **limits or {}),
             ),
         )

@@ -47,6 +47,8 @@ DISPENSABLE: Final = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf", lastwor
 """What the guest has of its own, or can be without, when no files may be brought in."""
 _KERNELS: Final = ("/proc", "/sys")
 _OWN: Final = frozenset((*_KERNELS, "/dev", "/dev/pts", "/dev/mqueue", SHARED_MEMORY, *devices.STANDARD))
+_WRITABLE: Final = ("/sys", "/sys/fs/cgroup")
+"""The agent's own, read-only unless the request says otherwise, as it does for a privileged container."""
 _OUTWARDS: Final = frozenset(("shared", "rshared"))
 _IMAGES: Final = re.compile(r"/containers/[^/]+/volumes/[0-9a-f]{64}$")
 """Where containerd makes a directory for a ``VOLUME`` of the image, which it would fill from its snapshot."""
@@ -78,6 +80,8 @@ class Volumes:
             volume = kubeletvolume.find(source)
             empty = volume if volume is not None and volume.plugin == kubeletvolume.EMPTY_DIR else None
             if empty is None and _is_guests_own(destination, kind, source):
+                if destination in _WRITABLE and kind != "bind" and "rw" in options:
+                    found.append(oci_pb2.Mount(destination=destination, type=kind, options=["rw"]))
                 continue
             if kind == "tmpfs":
                 found.append(

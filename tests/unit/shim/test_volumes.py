@@ -297,6 +297,22 @@ def test_the_guests_own_mounts_are_left_to_it(tmp_path: Path) -> None:
     play(scenario)
 
 
+def test_a_privileged_containers_sys_is_asked_for() -> None:
+    kernels = [("/sys", "sysfs"), ("/sys/fs/cgroup", "cgroup"), ("/proc", "proc")]
+
+    async def scenario(store: Store, volumes: Volumes) -> None:
+        for option, wanted in (("ro", []), ("rw", kernels[:2])):
+            mounts = [
+                {"destination": place, "type": kind, "source": kind, "options": ["nosuid", option]}
+                for place, kind in kernels
+            ]
+            found, _ = await volumes.bring("one", mounts)
+            assert [(one.destination, one.type) for one in found] == wanted
+            assert all("rw" in one.options for one in found)
+
+    play(scenario)
+
+
 def test_mounts_that_are_to_show_on_the_node_are_refused(tmp_path: Path) -> None:
     """``mountPropagation: Bidirectional``; what the node mounts later does not come in, but harms nobody."""
     scratch = tmp_path / "kubernetes.io~empty-dir/scratch"
