@@ -301,6 +301,7 @@ def context(
     authority: Authority, client: tuple[bytes, bytes] | None = None, directory: Path | None = None
 ) -> ssl.SSLContext:
     made = ssl.create_default_context(cadata=authority.pem.decode())
+    made.verify_flags &= ~ssl.VERIFY_X509_STRICT  # Python 3.13 asks more of an authority than a test's says
     if client is not None and directory is not None:
         path = private(directory / "client.pem", client[0] + client[1])
         made.load_cert_chain(path)
