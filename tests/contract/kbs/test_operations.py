@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,7 @@ class TestProbes:
                 health_pb2.HealthCheckRequest(service=SERVICE), timeout=30
             )
             assert next(watched).status == Status.SERVING
-            with sqlite3.connect(path) as other:
+            with closing(sqlite3.connect(path)) as other:
                 other.execute("ALTER TABLE secrets RENAME TO gone")
             found = probe(broker, "/readyz")
             assert found.status == 503
@@ -114,7 +114,7 @@ class TestProbes:
             assert found.json["checks"]["sealer"] == "ok"
             assert next(watched).status == Status.NOT_SERVING
             assert probe(broker, "/healthz").status == 200  # alive: a restart would not help
-            with sqlite3.connect(path) as other:
+            with closing(sqlite3.connect(path)) as other:
                 other.execute("ALTER TABLE gone RENAME TO secrets")
             assert next(watched).status == Status.SERVING
             assert probe(broker, "/readyz").status == 200
@@ -447,7 +447,7 @@ class TestRetention:
         monkeypatch.setattr(process, "purge", seen)
         start()
         assert purged.wait(30)
-        with sqlite3.connect(path) as other:
+        with closing(sqlite3.connect(path)) as other:
             assert other.execute("SELECT count(*) FROM sealpod_launches").fetchone() == (0,)
 
 
