@@ -104,12 +104,18 @@ def test_the_machine_is_killed(pods: PodLab, cri: CriClient) -> None:
     assert_pod_is_dead(cri, pod, container)
 
 
-def test_the_guests_kernel_crashes(pods: PodLab, cri: CriClient) -> None:
+def test_the_guests_kernel_crashes(pods: PodLab, cri: CriClient, tmp_path: Path) -> None:
     pod = cri.run_pod("kata-qemu", pods.host.logs)
-    container = cri.run(pod, pods.image("plain"), *SLEEP)
+    words = tmp_path / "words"
+    words.touch(mode=0o666)
+    mounts = {"/dev/termination-log": str(words)}
+    container = cri.run(pod, pods.image("plain"), *SLEEP, mounts=mounts)
     allowed = {"capabilities": CRI.new("Capabilities", add_capabilities=["SYS_ADMIN"])}
     cri.run(pod, pods.image("plain"), *CRASH, name="crash", security=allowed)
     assert_pod_is_dead(cri, pod, container)
+    # Of a pod that has failed kubelet shows nothing else.
+    assert words.read_text().startswith("the pod's guest is gone: the guest's machine ended")
+    assert "Kernel panic - not syncing: sysrq triggered crash" in words.read_text()
 
 
 def test_guests_stand_still(pods: PodLab, cri: CriClient) -> None:

@@ -16,6 +16,12 @@ from typing import Final
 
 MAXIMUM_LINES: Final = 400
 MAXIMUM_LINE: Final = 1024  # characters
+_DUMPS: Final = re.compile(
+    r"\[ *\d+\.\d+\] +(?:"
+    r"(?:Code|R(?!IP)[A-Z]{2}|R\d\d|[EF]?FLAGS|[CEFG]S|[CD]R\d|PKRU|Modules linked in|Kernel Offset): "
+    r"|Call Trace:|</?[A-Z]+>|\? |---\[|(?!RIP)\S+\+0x[0-9a-f]+/0x)"
+)
+"""What an oops of Linux has beside its words (arch/x86/kernel/dumpstack.c): registers, code, stack."""
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[@-Z\\-_])")
 
 
@@ -60,6 +66,11 @@ class Console:
         lines = [*self._lines]
         if partial := clean(self._partial):
             lines.append(partial)
+        return tuple(lines[-count:])
+
+    def words(self, count: int = 12) -> tuple[str, ...]:
+        """The last ``count`` lines that say something: a panic's reason stands far above its registers."""
+        lines = [line for line in self.tail(MAXIMUM_LINES) if not _DUMPS.match(line)]
         return tuple(lines[-count:])
 
     async def collect(self, source: socket.socket) -> None:

@@ -144,7 +144,7 @@ class Machine:
             message += f": {complaint}"
             if "Cannot allocate memory" in complaint:
                 remedy = MEMORY_REMEDY
-        return LaunchError(message, code=code, remedy=remedy, console=self.console.tail())
+        return LaunchError(message, code=code, remedy=remedy, console=self.console.words())
 
     async def wait(self) -> int:
         """Wait until QEMU has ended; its exit status."""

@@ -64,7 +64,7 @@ async def launch_guest(
 
         async def start(machine_spec: MachineSpec) -> Machine:
             machine = await scope.enter_async_context(start_machine(host.qemu, machine_spec))
-            scope.callback(lambda: setattr(seen, "console", machine.console.tail()))
+            scope.callback(lambda: setattr(seen, "console", machine.console.words()))
             if started is not None:
                 await started(machine)
             return machine

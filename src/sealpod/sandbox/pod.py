@@ -82,7 +82,7 @@ async def _explained(guest: Guest, error: UnavailableError) -> SealpodError:
             "the guest's agent is gone while its virtual machine still runs",
             code="guest.agent-gone",
             remedy=CONSOLE,
-            console=guest.machine.console.tail(),
+            console=guest.machine.console.words(),
         )
     return guest.machine.failure(
         "the guest ended while its container ran", code="guest.ended", remedy=CONSOLE

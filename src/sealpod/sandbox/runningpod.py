@@ -126,7 +126,7 @@ class RunningPod:
                 task.cancel()
             await asyncio.gather(ended, health, return_exceptions=True)
         self._keep_console()
-        told = explained(error, "", self._machine.console.tail())
+        told = explained(error, "", self._machine.console.words())
         _logger.error("%s", told.one_line())
         self._end(told)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from sealpod.errors import NotFoundError
 from sealpod.shim import agentspec, metrics
 from sealpod.shim.lifecycle import Method, decode_object, resize
 from sealpod.shim.pod import Pod
@@ -75,6 +76,9 @@ class Control:
 
     async def _stats(self, request: Message) -> Message:
         container = self._pod.container(request.id)
+        if container.making is not None:
+            # kubelet asks all the time, and the guest prints what it refuses.
+            raise NotFoundError(f"container {container.id} is still being made", code="shim.unknown")
         stats = agent_pb2.StatsContainerResponse()
         if not container.virtual:
             message = agent_pb2.StatsContainerRequest(container_id=container.id)

@@ -4,7 +4,7 @@
 kubelet mounts an empty file for each run of a container, ``.../pods/UID/containers/NAME/ID`` at the
 container's ``terminationMessagePath``, and reads it once it learns that the container has ended. So it is
 brought before that is told. Whoever owns the pod may have blocked it, like all output; then the file stays as
-it is.
+it is. A guest that is lost brings none: the host says why it is gone, since kubelet shows that nowhere else.
 """
 
 from __future__ import annotations
@@ -56,6 +56,13 @@ async def bring(agent: AgentClient, container_id: str, source: str) -> None:
         data = agent_pb2.ReadStreamResponse.FromString(answer).data
         if data:
             write(source, data[-MESSAGE_SIZE:])
+
+
+def leave(source: str, text: str) -> None:
+    """Say in the container's stead why its guest is gone. What stands there already stays."""
+    with contextlib.suppress(OSError):
+        if not os.lstat(source).st_size:
+            write(source, text.encode(errors="replace")[:MESSAGE_SIZE])
 
 
 def write(path: str, data: bytes) -> None:

@@ -135,6 +135,7 @@ def _expect_last_words(container: Container, message: Any, wanted: Any) -> None:
     if place is not None and any(mount.destination == place.destination for mount in message.OCI.Mounts):
         message.OCI.Annotations[TERMINATION_LOG] = place.destination
         container.init.farewell = lambda agent: lastwords.bring(agent, container.id, place.source)
+        container.init.epitaph = lambda text: lastwords.leave(place.source, text)
 
 
 async def _remove_later(pod: Pod, container_id: str, call: asyncio.Task[bytes]) -> None:

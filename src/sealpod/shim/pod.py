@@ -162,7 +162,7 @@ class Pod:
             for container in self.containers.values():
                 if container.making is None and not container.virtual:
                     self.publish("TaskOOM", container_id=container.id)
-        self._end(text, reason.remedy)
+        self._end(text, reason.remedy, lost=True)
         self._say(text)
 
     async def _tell_of_memory(self, vm: PodVm) -> None:
@@ -183,13 +183,15 @@ class Pod:
         finally:
             self._end("the pod's guest was stopped", "")
 
-    def _end(self, text: str, remedy: str) -> None:
+    def _end(self, text: str, remedy: str, *, lost: bool = False) -> None:
         if self._gone is not None:
             return
         self._gone = UnavailableError(text, code="shim.no-guest", remedy=remedy)
         made = [one for one in self.containers.values() if one.making is None]
         for container in sorted(made, key=lambda one: one.virtual):
             for process in container.processes():
+                if lost and process.alive and process.epitaph is not None:
+                    process.epitaph(self._gone.one_line())
                 self.ended(process, self.status if container.virtual else KILLED)
         if self.volumes is not None:
             self.volumes.close()

@@ -67,6 +67,8 @@ class Process:
         self.size: tuple[int, int] | None = None  # width, height asked for before the start
         self.farewell: Callable[[AgentClient], Awaitable[None]] | None = None
         """What is done between its end and the telling of it."""
+        self.epitaph: Callable[[str], None] | None = None
+        """What is done with the reason when its guest is lost, instead."""
         self.lock = asyncio.Lock()
         """Held while it is started, frozen or deleted."""
         self._state = CREATED

@@ -86,7 +86,7 @@ class Booted:
         self.guest = guest
         self.console = self
 
-    def tail(self) -> tuple[str, ...]:
+    def words(self) -> tuple[str, ...]:
         return ()
 
     def __getattr__(self, name: str) -> Any:

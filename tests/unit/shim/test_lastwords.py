@@ -110,11 +110,21 @@ def test_without_one_the_file_stays(tmp_path: Path, message: bytes | None) -> No
     assert ("one", 4) in bench.events.exits()
 
 
-def test_a_guest_that_died_left_none(tmp_path: Path) -> None:
+def test_of_a_guest_that_died_the_host_says_why(tmp_path: Path) -> None:
     file = kubelets(tmp_path)
     bench = run_to_its_end(tmp_path, b"never asked for", file, end=False)
-    assert file.read_bytes() == b""
+    assert file.read_bytes() == b"the pod's guest is gone: killed [shim.no-guest]"
     assert ("one", 137) in bench.events.exits()
+
+
+def test_what_is_there_is_not_replaced_by_a_reason(tmp_path: Path) -> None:
+    file = kubelets(tmp_path)
+    lastwords.leave(str(file), "y" * 5000)
+    assert file.read_bytes() == b"y" * 4096
+    lastwords.leave(str(file), "another")
+    lastwords.leave(str(tmp_path / "none"), "another")
+    assert file.read_bytes() == b"y" * 4096
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_guest_that_says_more_than_allowed_is_cut(tmp_path: Path) -> None:

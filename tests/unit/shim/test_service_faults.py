@@ -16,6 +16,7 @@ from sealpod.errors import (
     DeadlineError,
     InterruptError,
     LaunchError,
+    NotFoundError,
     OperationError,
     UnavailableError,
     UsageError,
@@ -104,6 +105,25 @@ def test_a_pull_taken_back_is_removed_when_it_has_come(play: Callable[[Scenario]
         bench.guest.gates["CreateContainer"].set()
         await bench.guest.arrival("RemoveContainer").wait()
         assert bench.events.names("one") == []
+
+    play(scenario)
+
+
+def test_a_guest_is_not_asked_for_figures_of_a_container_being_made(
+    play: Callable[[Scenario], None],
+) -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.run("pod", "sandbox")
+        bench.guest.gates["CreateContainer"] = asyncio.Event()
+        creating = asyncio.create_task(bench.create("one", "container"))
+        await bench.guest.arrival("CreateContainer").wait()
+        with pytest.raises(NotFoundError, match="still being made"):
+            await bench.call("Stats", id="one")
+        assert not bench.guest.named("StatsContainer")
+        bench.guest.gates["CreateContainer"].set()
+        await creating
+        await bench.call("Stats", id="one")
+        assert bench.guest.named("StatsContainer")
 
     play(scenario)
 
