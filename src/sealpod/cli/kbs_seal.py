@@ -37,11 +37,18 @@ def add_commands(nouns: Nouns) -> None:
 
 def _seal(args: argparse.Namespace) -> int:
     from sealpod.kbs.store.sealed import seal_plain
-    from sealpod.kbs.store.survey import survey
+    from sealpod.kbs.store.survey import CONNECTION, survey
 
     with open_database(args) as db:
         walked = seal_plain(db)
         left = survey(db.engine).plain
+    vouched = walked.written[CONNECTION]
+    if vouched:
+        note = f"{vouched} connections that stood in plain are answered from now on"
+        print(
+            f"sealpod: {note}: see `sealpod kbs connection list`, and revoke others than you expect",
+            file=sys.stderr,
+        )
     return _tell(args, "sealed", walked, left, {})
 
 

@@ -7,6 +7,8 @@ writer has the database, and neither its key-encryption key nor the broker.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections import Counter
 from contextlib import suppress
 from typing import Any
@@ -17,6 +19,16 @@ import pytest
 from sealpod.kbs.store.broker import SqlBrokerStore
 
 GUID = "e6f5a162-d67f-4750-a67c-5d065f2a9910"
+KEY = (GUID, "binary", "key", "key_id1")
+BUNDLE = (GUID, "json", "bundle", "KEYSET-1")
+KEY_B64 = "RcHGava52DPvj1uoIk/NVDYlwxi0A6yyIZ8ilhEX3X4="
+DIGEST, OTHER_DIGEST = (
+    base64.b64encode(hashlib.sha256(name).digest()).decode()
+    for name in (b"sev-test-vector firmware", b"another guest")
+)
+OTHER_ARK = "a" * 64
+END = 4e9
+"""Seconds since the epoch; of the year 2096."""
 
 
 def many(kind: str, name: str) -> list[tuple[str, str, str, str]]:
@@ -68,3 +80,97 @@ def test_asking_for_the_same_often_is_not_often_the_work(
             attempt()
         assert looked_up
         assert set(looked_up.values()) == {1}
+
+
+FORGED = "11111111-1111-4111-8111-111111111111"
+
+
+def test_a_connection_of_the_writers_own(host: Any, owner: Any) -> None:
+    """With a key that he knows, and the launch that the policy wants: no platform would be needed at all."""
+    owner(
+        f"""REPLACE INTO policy VALUES (50,'["{DIGEST}"]','[3]',0,0,'[]',NULL,NULL,1)""",
+        "UPDATE secrets SET polid=50",
+        f"INSERT INTO conn_bundle VALUES ('{FORGED}',NULL,3,0,24,15,'','{DIGEST}','{KEY_B64}',NULL,NULL)",
+    )
+    refused = host.client.refusal(host.client.online, FORGED, KEY)
+    assert refused.code == "connection.plain"
+    # Nor with the row of ours that says which platform it is on.
+    ark = host.platform.fingerprint
+    owner(f"INSERT INTO sealpod_connections VALUES ('{FORGED}','model','{ark}','','',{END},0)")
+    assert host.client.refusal(host.client.online, FORGED, KEY).code == "connection.plain"
+    owner(f"DELETE FROM conn_bundle WHERE id='{FORGED}'", "DELETE FROM sealpod_connections")
+
+
+@pytest.mark.parametrize(
+    ("changed", "free"),
+    [
+        ("UPDATE conn_bundle SET fw_digest='{digest}'", False),
+        ("UPDATE conn_bundle SET policy=7", False),
+        ("UPDATE conn_bundle SET fw_api_major=9", False),
+        ("UPDATE conn_bundle SET fw_api_minor=99", False),
+        ("UPDATE conn_bundle SET fw_build_id=99", False),
+        ("UPDATE sealpod_connections SET ark='{ark}'", False),
+        ("UPDATE sealpod_connections SET root='AMD Milan'", False),
+        ("UPDATE sealpod_connections SET chip='{ark}'", False),
+        ("UPDATE sealpod_connections SET chain='{ark}'", False),
+        ("UPDATE sealpod_connections SET created_at=created_at+86400", False),
+        ("UPDATE sealpod_connections SET root=NULL, ark=NULL, chain=NULL, chip=NULL", False),
+        ("DELETE FROM sealpod_connections", False),
+        ("UPDATE conn_bundle SET launch_description='more'", True),
+        ("UPDATE sealpod_connections SET messages=messages+1", True),
+    ],
+)
+def test_a_connection_made_to_stand_for_another_guest(
+    host: Any, owner: Any, replica: Any, changed: str, free: bool
+) -> None:
+    """Of a guest without a policy's blessing, on a root that is not trusted any more, or past its time."""
+    connection = host.connect()
+    other = replica(trust_arks=(host.platform.fingerprint, OTHER_ARK))
+    owner(changed.format(digest=OTHER_DIGEST, ark=OTHER_ARK))
+    if free:
+        assert other.client.fetch(connection, KEY)
+    else:
+        assert host.client.refusal(other.client.online, connection["client_id"], KEY).code == "seal.broken"
+    owner("DELETE FROM sealpod_connections", "DELETE FROM conn_bundle")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        "expires_at=expires_at+86400",
+        "root='AMD Milan'",
+        "ark='{ark}'",
+        "chain='{ark}'",
+        "chip='{ark}'",
+        "policy=7",
+    ],
+)
+def test_a_launch_made_another(host: Any, owner: Any, replica: Any, changed: str) -> None:
+    """More time, another platform or policy; the record of the release would say what was never verified."""
+    launched = host.launch()
+    other = replica(trust_arks=(host.platform.fingerprint, OTHER_ARK))
+    owner(f"UPDATE sealpod_launches SET {changed.format(ark=OTHER_ARK)}")
+    policy = 7 if "policy" in changed else 3
+    refused = host.client.refusal(other.client.secret, BUNDLE, **launched.claim, policy=policy)
+    assert refused.code == "launch.unknown"
+
+
+def test_a_spent_launch_put_back(host: Any, owner: Any) -> None:
+    """As it was: it ends when it would have ended, and its secrets are sealed for the same guest again."""
+    owner("DELETE FROM sealpod_launches")
+    launched = host.launch()
+    owner("CREATE TABLE kept AS SELECT * FROM sealpod_launches")
+    assert launched.open(host.client.secret(BUNDLE, **launched.claim))
+    owner("UPDATE kept SET expires_at=expires_at+86400", "INSERT INTO sealpod_launches SELECT * FROM kept")
+    assert host.client.refusal(host.client.secret, BUNDLE, **launched.claim).code == "launch.unknown"
+    owner("DROP TABLE kept")
+
+
+def test_a_connection_that_outlives_its_revocation(host: Any) -> None:
+    """A guest's second connection, of which nobody thinks when the first is revoked or has its end."""
+    connection = host.connect()
+    asked = (GUID, "", "connection", "")
+    refused = host.client.refusal(host.client.online, connection["client_id"], KEY, ("other", *asked[1:]))
+    assert refused.text.startswith("Bad secret request: ")
+    assert refused.code == "request.connection"
+    assert host.client.fetch(connection, KEY)

@@ -21,6 +21,9 @@ from sealpod.errors import SealpodError, UnavailableError, UsageError
 from sealpod.kbs.core.audit import Decision, Entry
 from sealpod.kbs.core.limits import Limits
 from sealpod.kbs.server import ServerConfig, serve
+from sealpod.kbs.store.database import open_database
+from sealpod.kbs.store.secrets import set_secret
+from sealpod.secret import SecretBytes
 
 GUID = "e6f5a162-d67f-4750-a67c-5d065f2a9910"
 BUNDLE = (GUID, "JSON", "bundle", "KEYSET-1")
@@ -145,11 +148,11 @@ class Serving:
     def __init__(self, host_at: Any, platform: Any, tmp_path: Path) -> None:
         self._host_at = host_at
         self._platform = platform
-        self._url = f"sqlite:///{tmp_path / 'own.db'}"
+        self.url = f"sqlite:///{tmp_path / 'own.db'}"
         self._open: list[Any] = []
 
     def __call__(self, auditor: Any = None, **options: Any) -> Any:
-        config = ServerConfig("127.0.0.1:0", self._url, (self._platform.fingerprint,), **options)
+        config = ServerConfig("127.0.0.1:0", self.url, (self._platform.fingerprint,), **options)
         running = serve(config, auditor=auditor)
         self._open.append(running.stop)
         return self._host_at(running.address)
@@ -200,7 +203,10 @@ def test_the_default_policy_binds_every_release(serving: Serving) -> None:
 def test_online_replies_are_bounded(serving: Serving) -> None:
     host = serving(limits=Limits(online_reply=150))
     connection = host.connect()
-    two = [(GUID, "", "connection", ""), ("another", "", "connection", "")]
+    with open_database(serving.url) as db:
+        set_secret(db, "key", SecretBytes(b"k" * 80), policy=None)
+    two = [(GUID, "binary", "key", "key"), ("another", "binary", "key", "key")]
+    assert host.client.fetch(connection, two[0])
     refused = host.client.refusal(host.client.online, connection["client_id"], *two)
     assert refused.code == "secret.reply-too-large"
 

@@ -27,6 +27,7 @@ from sealpod.kbs.store import (
     reports,
     resources,
     retention,
+    sealed,
     secrets,
 )
 from sealpod.kbs.store.broker import SqlBrokerStore
@@ -377,15 +378,28 @@ class TestConnections:
             begins(store, twice, twice)
         assert store.find_connection(UUID(int=7)) is None
 
-    def test_what_simple_kbs_made_is_read(self, store: SqlBrokerStore, database: TestDatabase) -> None:
+    def test_what_simple_kbs_made_is_read_once_it_is_sealed(
+        self, db: Database, store: SqlBrokerStore, database: TestDatabase
+    ) -> None:
         name = UUID(int=8)
         database.sql(
             f"INSERT INTO conn_bundle VALUES ('{name}',NULL,-2,0,24,15,'old','d','{KEY_B64}',now(),NULL)"
         )
+        with pytest.raises(RefusedError) as caught:
+            store.find_connection(name)
+        assert caught.value.code == "connection.plain"
+        assert dict(sealed.seal_plain(db).written) == {"connection": 1}
         found = store.find_connection(name)
         assert found is not None
         assert found.evidence == Evidence(2**32 - 2, 0, 24, 15, "d", "old")
         assert found.platform is None
+        # Its first use makes a row of ours beside it, and changes nothing of what it stands for.
+        assert uses(store, found)
+        again = store.find_connection(name)
+        assert again is not None
+        assert again.created_at == 100.0
+        sealed.unseal(db)
+        assert database.query("SELECT symkey FROM conn_bundle") == [(KEY_B64,)]
 
     def test_revoked(self, db: Database, store: SqlBrokerStore) -> None:
         kept, revoked = guest(), guest()

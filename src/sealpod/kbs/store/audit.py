@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from sqlalchemy import Connection, Engine, bindparam, delete, insert, select, update
@@ -167,10 +167,10 @@ class Ledger:
         opened = [_launch_row(one.change.opens) for one in accepted if one.change.opens is not None]
         if opened:
             connection.execute(_ADD_LAUNCHES, opened)
-        begun = [(made, one.now) for one in accepted for made in one.change.connections]
+        begun = [_dated(made, one.now) for one in accepted for made in one.change.connections]
         if begun:
-            connection.execute(_ADD_CONNECTIONS, [self._connection_row(made) for made, _ in begun])
-            connection.execute(_ADD_PLATFORMS, [_platform_row(made, now) for made, now in begun])
+            connection.execute(_ADD_CONNECTIONS, [self._connection_row(made) for made in begun])
+            connection.execute(_ADD_PLATFORMS, [_platform_row(made) for made in begun])
 
 
 def _lock_head(connection: Connection) -> Entry:
@@ -215,7 +215,11 @@ def _launch_row(launch: records.Launch) -> Row:
     }
 
 
-def _platform_row(made: records.Connection, now: float) -> Row:
+def _dated(made: records.Connection, now: float) -> records.Connection:
+    return made if made.created_at is not None else replace(made, created_at=now)
+
+
+def _platform_row(made: records.Connection) -> Row:
     platform = made.platform
     return {
         "client_id": str(made.client_id),
@@ -223,6 +227,6 @@ def _platform_row(made: records.Connection, now: float) -> Row:
         "ark": None if platform is None else platform.ark,
         "chain": None if platform is None else platform.chain,
         "chip": None if platform is None else platform.chip,
-        "created_at": now if made.created_at is None else made.created_at,
+        "created_at": made.created_at,
         "messages": 0,
     }

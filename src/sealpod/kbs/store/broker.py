@@ -7,6 +7,7 @@ changes goes through :mod:`sealpod.kbs.store.audit`, together with the decision 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final
@@ -15,7 +16,7 @@ from uuid import UUID
 from sqlalchemy import Connection as SqlConnection
 from sqlalchemy import Row, Select, Table, bindparam, select
 
-from sealpod.errors import DecodeError
+from sealpod.errors import DecodeError, RefusedError
 from sealpod.kbs.core.audit import Decision, Entry
 from sealpod.kbs.core.encoding import decode_base64, encode_base64
 from sealpod.kbs.core.evidence import Evidence
@@ -31,7 +32,8 @@ from sealpod.kbs.core.records import (
     StoredResource,
     StoredSecret,
 )
-from sealpod.kbs.store import columns, moments, schema
+from sealpod.kbs.core.sealing import is_sealed
+from sealpod.kbs.store import columns, moments, schema, standing
 from sealpod.kbs.store.admin import storable
 from sealpod.kbs.store.database import Database
 from sealpod.kbs.store.engine import fetch
@@ -86,11 +88,7 @@ _CONNECTION: Final = (
         *(schema.conn_bundle.c[name] for name in _CLAIMED),
         *(schema.connections.c[name] for name in _OURS),
     )
-    .select_from(
-        schema.conn_bundle.outerjoin(
-            schema.connections, schema.connections.c.client_id == schema.conn_bundle.c.id
-        )
-    )
+    .select_from(standing.SOURCE)
     .where(
         schema.conn_bundle.c.id == bindparam("id"), moments.has_not_ended(schema.conn_bundle.c.delete_date)
     )
@@ -147,7 +145,8 @@ class SqlBrokerStore:
 
     def find_launch(self, launch_id: UUID, *, now: float) -> Launch | None:
         row = next(iter(fetch(self._engine, _LAUNCH, {"id": str(launch_id), "now": now})), None)
-        if row is None:
+        # SQLite keeps a text as a time; no launch was ever opened with one.
+        if row is None or not isinstance(row.expires_at, float) or not math.isfinite(row.expires_at):
             return None
         platform = Platform(row.root, row.ark, row.chain, row.chip)
         return Launch(launch_id, row.policy, row.sealed_keys, platform, row.created_at, row.expires_at)
@@ -159,6 +158,8 @@ class SqlBrokerStore:
         # NULL, or text where SQLite should have a number.
         if not all(isinstance(getattr(row, name), kind) for name, kind in _CLAIMED.items()):
             raise _malformed()
+        if not isinstance(row.created_at, float | None):
+            raise _malformed()
         evidence = Evidence(
             columns.unsigned(row.policy),
             row.fw_api_major,
@@ -168,8 +169,7 @@ class SqlBrokerStore:
             row.launch_description,
         )
         platform = None if row.root is None else Platform(row.root, row.ark, row.chain, row.chip)
-        key = _connection_key(self._open("conn_bundle", str(client_id), row.symkey))
-        return Connection(client_id, key, evidence, platform, row.created_at)
+        return Connection(client_id, self._connection_key(client_id, row), evidence, platform, row.created_at)
 
     def _all(self, statement: Select[Any], name: str) -> Sequence[Row[Any]]:
         if not storable(self._engine.dialect.name, name):
@@ -186,6 +186,13 @@ class SqlBrokerStore:
     def _open(self, table: str, key: str, column: object) -> SecretBytes:
         return self._sealer.open_text(table, key, str(column))
 
+    def _connection_key(self, client_id: UUID, row: Row[Any]) -> SecretBytes:
+        if self._sealer.seals and not is_sealed(row.symkey):
+            # Anybody who writes to the database could make one, with a key and a launch of his choice.
+            raise RefusedError("its key stands in plain", code="connection.plain", remedy=_PLAIN_REMEDY)
+        bound = standing.of_row(row)
+        return _key(self._sealer.open_text("conn_bundle", str(client_id), row.symkey, standing=bound))
+
     def _connection_row(self, connection: Connection) -> dict[str, object]:
         evidence, name = connection.evidence, str(connection.client_id)
         key = SecretBytes(encode_base64(connection.key.reveal()).encode("ascii"))
@@ -197,12 +204,24 @@ class SqlBrokerStore:
             "fw_build_id": evidence.build_id,
             "launch_description": evidence.description,
             "fw_digest": evidence.digest,
-            "symkey": self._sealer.seal_text("conn_bundle", name, key, width=schema.MAX_SYMKEY),
+            "symkey": self._sealer.seal_text(
+                "conn_bundle",
+                name,
+                key,
+                width=schema.MAX_SYMKEY,
+                standing=standing.of_connection(connection),
+            ),
             "create_date": columns.now(),
         }
 
 
-def _connection_key(text: SecretBytes) -> SecretBytes:
+_PLAIN_REMEDY: Final = (
+    "the broker's owner seals those of guests that simple-kbs launched with `sealpod kbs seal`; else launch "
+    "the guest again"
+)
+
+
+def _key(text: SecretBytes) -> SecretBytes:
     try:
         key = SecretBytes(decode_base64(text.reveal().decode(), limit=CONNECTION_KEY_SIZE))
     except DecodeError:

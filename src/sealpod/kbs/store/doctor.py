@@ -31,7 +31,7 @@ from sealpod.kbs.store.policies import PolicyInfo, list_policies
 from sealpod.kbs.store.reports import list_report_keys
 from sealpod.kbs.store.sealer import RecordSealer
 from sealpod.kbs.store.secrets import TABLE as SECRETS
-from sealpod.kbs.store.survey import survey
+from sealpod.kbs.store.survey import CONNECTION, survey
 from sealpod.secret import SecretBytes
 
 DEMO_KEY: Final = SecretBytes(b"RcHGava52DPvj1uoIk/NVDYlwxi0A6yyIZ8ilhEX3X4=")
@@ -137,6 +137,8 @@ def _records(engine: Engine, sealer: RecordSealer, loaded: frozenset[str]) -> It
     found = survey(engine)
     for noun, count in sorted(found.plain.items()):
         text = f"{count} in plain: who reads the database, or a copy of it, has them"
+        if noun == CONNECTION and sealer.seals:
+            text = f"{text}; their guests are not answered until they are sealed, so look whose they are"
         yield Finding("warning", "plain", f"{noun}s", text, "sealpod kbs seal")
     for name, counts in sorted(found.missing(loaded).items()):
         text = f"is not loaded; sealed under it: {_counts(counts)}"

@@ -55,12 +55,12 @@ def seal_plain(db: Database) -> Walked:
             "no key-encryption key is loaded", code="kek.unconfigured", remedy="give one with --kek"
         )
 
-    def seal(column: SealedColumn, key: str, text: str) -> str | None:
-        if is_sealed(text):
+    def seal(column: SealedColumn, found: Found) -> str | None:
+        if is_sealed(found.text):
             return None
-        return db.sealer.seal_text(
-            column.table.name, key, SecretBytes(text.encode("utf-8", "surrogatepass")), width=column.width
-        )
+        plain = SecretBytes(found.text.encode("utf-8", "surrogatepass"))
+        name = column.table.name
+        return db.sealer.seal_text(name, found.key, plain, width=column.width, standing=found.standing)
 
     walked = _walk(db.engine, seal)
     if db.engine.dialect.name == "sqlite":
@@ -92,10 +92,10 @@ def rewrap(db: Database) -> Walked:
         )
     ring = keys.ring()
 
-    def wrap(_column: SealedColumn, _key: str, text: str) -> str | None:
-        if not is_sealed(text) or sealed_under(text) == ring.active:
+    def wrap(_column: SealedColumn, found: Found) -> str | None:
+        if not is_sealed(found.text) or sealed_under(found.text) == ring.active:
             return None
-        return ring.rewrap(text.encode("utf-8", "surrogatepass")).decode("ascii")
+        return ring.rewrap(found.text.encode("utf-8", "surrogatepass")).decode("ascii")
 
     walked = _walk(db.engine, wrap)
     _walk_table(db.engine, LAUNCHES, wrap, walked)
@@ -108,10 +108,12 @@ def unseal(db: Database) -> Walked:
     :raise VerificationError: one cannot be opened. :raise OperationError: one was changed all the time.
     """
 
-    def plain(column: SealedColumn, key: str, text: str) -> str | None:
-        if not is_sealed(text):
+    def plain(column: SealedColumn, found: Found) -> str | None:
+        if not is_sealed(found.text):
             return None
-        return db.sealer.open_text(column.table.name, key, text).reveal().decode("utf-8", "surrogatepass")
+        name = column.table.name
+        opened = db.sealer.open_text(name, found.key, found.text, standing=found.standing)
+        return opened.reveal().decode("utf-8", "surrogatepass")
 
     walked = _walk(db.engine, plain)
     for noun, key, error in walked.failed:
@@ -127,8 +129,18 @@ def unseal(db: Database) -> Walked:
     return walked
 
 
-Change = Callable[[SealedColumn, str, str], str | None]
-"""From a record's text to what it becomes; None leaves it."""
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A record as it was read: the number and the id of its row, its text, and what it is bound to."""
+
+    number: Any
+    key: str
+    text: str
+    standing: bytes
+
+
+Change = Callable[[SealedColumn, Found], str | None]
+"""From a record to what its text becomes; None leaves it."""
 
 
 def _walk(engine: Engine, change: Change) -> Walked:
@@ -141,14 +153,14 @@ def _walk(engine: Engine, change: Change) -> Walked:
 def _walk_table(engine: Engine, one: SealedColumn, change: Change, walked: Walked) -> None:
     for page in _pages(engine, one):
         swaps = []
-        for number, key, text in page:
+        for found in page:
             try:
-                becomes = change(one, key, text)
+                becomes = change(one, found)
             except SealpodError as error:
-                walked.failed.append((one.noun, key, error))
+                walked.failed.append((one.noun, found.key, error))
                 continue
             if becomes is not None:
-                swaps.append((number, text, becomes))
+                swaps.append((found.number, found.text, becomes))
         if swaps:
             _swap(engine, one, swaps, walked)
 
@@ -181,14 +193,16 @@ def exactly(column: ColumnElement[Any], value: BindParameter[Any], dialect: str)
     return column == (cast(value, LargeBinary()) if dialect in ("mysql", "mariadb") else value)
 
 
-def _pages(engine: Engine, one: SealedColumn) -> Iterator[list[tuple[Any, str, str]]]:
+def _pages(engine: Engine, one: SealedColumn) -> Iterator[list[Found]]:
     identity, key, value = _identity(one.table), one.table.c[one.key], one.table.c[one.value]
-    statement = select(identity, key, value).where(value.is_not(None)).order_by(identity).limit(PAGE)
+    source = one.table if one.source is None else one.source
+    wanted = select(identity, key, value, *one.beside).select_from(source)
+    statement = wanted.where(value.is_not(None)).order_by(identity).limit(PAGE)
     last: Any = None
     while True:
         with reading(engine) as connection:
             rows = connection.execute(statement if last is None else statement.where(identity > last)).all()
-        yield [(row[0], str(row[1]), _text(row[2])) for row in rows]
+        yield [Found(row[0], str(row[1]), _text(row[2]), one.standing(row)) for row in rows]
         if len(rows) < PAGE:
             return
         last = rows[-1][0]

@@ -22,9 +22,11 @@ _CONTEXT: Final = b"sealpod record 1\0"
 _TEXT, _BYTES = b"\0", b"\1"
 
 
-def record_context(table: str, key: str) -> bytes:
-    """What a sealed column is bound to: its table and the id of its row."""
-    return _CONTEXT + table.encode() + b"\0" + key.encode("utf-8", "surrogatepass")
+def record_context(table: str, key: str, standing: bytes = b"") -> bytes:
+    """What a sealed column is bound to: its table, the id of its row, and what that stands for if it is
+    worth anything by that alone (:mod:`.standing`)."""
+    name = table.encode() + b"\0" + key.encode("utf-8", "surrogatepass")
+    return _CONTEXT + name + (b"\0" + standing if standing else b"")
 
 
 def largest_sealed(width: int) -> int:
@@ -61,15 +63,16 @@ class RecordSealer:
         """Bytes of secret that a column of ``width`` characters takes."""
         return largest_sealed(width) if self.seals else width // 4 * 3
 
-    def seal_text(self, table: str, key: str, text: SecretBytes, *, width: int) -> str:
-        """What to write for ``text`` in the row ``key`` of a table.
+    def seal_text(self, table: str, key: str, text: SecretBytes, *, width: int, standing: bytes = b"") -> str:
+        """What to write for ``text`` in the row ``key`` of a table, bound as :func:`record_context` says.
 
         :raise UsageError: it does not fit the column.
         """
         written = text.reveal().decode()
         if self.keys is not None:
             packed = SecretBytes(_pack(written))
-            written = self.keys.seal(packed, context=record_context(table, key)).decode("ascii")
+            context = record_context(table, key, standing)
+            written = self.keys.seal(packed, context=context).decode("ascii")
         if len(written) > width:
             raise UsageError(
                 f"a secret has at most {self.limit(width)} bytes",
@@ -78,7 +81,7 @@ class RecordSealer:
             )
         return written
 
-    def open_text(self, table: str, key: str, column: str) -> SecretBytes:
+    def open_text(self, table: str, key: str, column: str, *, standing: bytes = b"") -> SecretBytes:
         """The text a column holds, sealed or not.
 
         :raise VerificationError: it does not open, or its key is not there.
@@ -92,7 +95,7 @@ class RecordSealer:
                 remedy="start with the key it was sealed under, see `sealpod kbs doctor`",
             )
         sealed = column.encode("utf-8", "surrogatepass")
-        return _unpack(self.keys.open(sealed, context=record_context(table, key)))
+        return _unpack(self.keys.open(sealed, context=record_context(table, key, standing)))
 
 
 def _pack(text: str) -> bytes:

@@ -4,31 +4,48 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Engine, Table, case, func, select
+from sqlalchemy import Column, Engine, FromClause, Table, case, func, select
 
 from sealpod.kbs.core.sealing import ID_DIGITS, MARK, PREFIX, is_sealed, sealed_under
-from sealpod.kbs.store import schema
+from sealpod.kbs.store import schema, standing
 from sealpod.kbs.store.engine import reading
 
 
 @dataclass(frozen=True, slots=True)
 class SealedColumn:
-    """A column with secrets: ``key`` names the row to a reader and in what the value is bound to."""
+    """A column with secrets: ``key`` names the row to a reader and in what the value is bound to.
+
+    ``standing`` says of a row with ``beside`` too, selected from ``source``, what else it is bound to.
+    """
 
     noun: str
     table: Table
     key: str
     value: str
     width: int
+    beside: tuple[Column[Any], ...] = ()
+    source: FromClause | None = None
+    standing: Callable[[Any], bytes] = lambda _row: b""
 
 
+CONNECTION: Final = "connection"
 COLUMNS: Final = (
     SealedColumn("secret", schema.secrets, "secret_id", "secret", schema.MAX_SECRET_TEXT),
     SealedColumn("report key", schema.report_keypair, "key_id", "keypair", schema.MAX_SECRET_TEXT),
-    SealedColumn("connection", schema.conn_bundle, "id", "symkey", schema.MAX_SYMKEY),
+    SealedColumn(
+        CONNECTION,
+        schema.conn_bundle,
+        "id",
+        "symkey",
+        schema.MAX_SYMKEY,
+        standing.COLUMNS,
+        standing.SOURCE,
+        standing.of_row,
+    ),
 )
 """Texts, sealed or plain. Launches are sealed always, by the broker's core, and rewrapped like these."""
 LAUNCHES: Final = SealedColumn("launch", schema.launches, "launch_id", "sealed_keys", 255)
