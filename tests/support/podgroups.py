@@ -39,6 +39,10 @@ class PodGroup:
         """Its memory can have a limit. In a container whose root group has processes, no group's can."""
         return self.tree.of("memory") is not None and self._limit.exists()
 
+    def has_cpuset(self) -> bool:
+        """Processors can be given to it."""
+        return self.tree.of("cpuset") is not None and self.file("cpuset", "cpuset.cpus").exists()
+
     @property
     def _limit(self) -> Path:
         return self.file("memory", "memory.max" if self.tree.version == 2 else "memory.limit_in_bytes")
@@ -83,9 +87,11 @@ def groups_of(pid: int, tree: Tree) -> set[str]:
 
 @contextlib.contextmanager
 def pod_group(tree: Tree) -> Iterator[PodGroup]:
-    """A pod's group for the length of the block."""
-    group = PodGroup(tree, f"/kubepods/besteffort/pod{secrets.token_hex(8)}")
+    """A pod's group for the length of the block, in a tree of its own that goes with it."""
+    top = f"/kubepods-{secrets.token_hex(4)}"
+    group = PodGroup(tree, f"{top}/besteffort/pod{secrets.token_hex(8)}")
     try:
         yield group
     finally:
-        cgroupfs.remove(one.directory(group.path) for one in tree.hierarchies)
+        for path in (group.path, f"{top}/besteffort", top):
+            cgroupfs.remove(one.directory(path) for one in tree.hierarchies)
