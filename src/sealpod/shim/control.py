@@ -14,7 +14,7 @@ from sealpod.shim.lifecycle import Method, decode_object, resize
 from sealpod.shim.pod import Pod
 from sealpod.wire.message import Message
 from sealpod.wire.pb import agent_pb2
-from sealpod.wire.taskapi import MESSAGES, PAUSED, RUNNING, timestamp
+from sealpod.wire.taskapi import MESSAGES, PAUSED, RUNNING, UNKNOWN, timestamp
 
 
 class Control:
@@ -41,12 +41,15 @@ class Control:
     async def _state(self, request: Message) -> Message:
         container = self._pod.container(request.id)
         process = container.process(request.exec_id)
+        # kubelet's cAdvisor finds a pod's control group while the pod is made, and asks for its process once:
+        # of one that is created it would keep the number 0, and never have figures of the network.
+        booting = container.virtual and container.making is not None
         answer = MESSAGES.new(
             "StateResponse",
             id=container.id,
             bundle=container.bundle,
             pid=self._pod.pid,
-            status=process.state,
+            status=UNKNOWN if booting else process.state,
             stdin=process.stdio.stdin,
             stdout=process.stdio.stdout,
             stderr=process.stdio.stderr,

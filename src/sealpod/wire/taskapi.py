@@ -20,7 +20,7 @@ OPTIONS_URLS: Final = ("runtimeoptions.v1.Options", "cri.runtimeoptions.v1.Optio
 METRICS_V1: Final = "io.containerd.cgroups.v1.Metrics"
 METRICS_V2: Final = "io.containerd.cgroups.v2.Metrics"
 
-CREATED, RUNNING, STOPPED, PAUSED = 1, 2, 3, 4
+UNKNOWN, CREATED, RUNNING, STOPPED, PAUSED = 0, 1, 2, 3, 4
 """``Status`` of a task."""
 
 MESSAGES: Final = Schema(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from podkit import Bench, Reader, process_spec
+from podkit import PID, Bench, Reader, process_spec
 
 from sealpod.errors import (
     DeadlineError,
@@ -22,7 +22,7 @@ from sealpod.errors import (
     UsageError,
     VerificationError,
 )
-from sealpod.wire.taskapi import CREATED, STOPPED
+from sealpod.wire.taskapi import CREATED, STOPPED, UNKNOWN
 
 Scenario = Callable[[Bench], Awaitable[None]]
 
@@ -52,7 +52,7 @@ def test_taken_back_during_boot(play: Callable[[Scenario], None], method: str, k
         bench.boot_gate = asyncio.Event()
         creating = asyncio.create_task(bench.create("pod", kind))
         await bench.booting.wait()
-        assert await bench.status("pod") == CREATED
+        assert await bench.status("pod") == (UNKNOWN if kind else CREATED)
         with pytest.raises(VerificationError, match="still being made"):
             await bench.call("Start", id="pod")
         await bench.call(method, id="pod", **({"signal": 9} if method == "Kill" else {}))
@@ -62,6 +62,21 @@ def test_taken_back_during_boot(play: Callable[[Scenario], None], method: str, k
         assert bench.events.seen == []
         await bench.call("Shutdown", id="pod")
         assert bench.service.finished.is_set()
+
+    play(scenario)
+
+
+def test_a_pod_that_boots_has_no_state_yet(play: Callable[[Scenario], None]) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.boot_gate = asyncio.Event()
+        creating = asyncio.create_task(bench.create("pod", "sandbox"))
+        await bench.booting.wait()
+        state = await bench.call("State", id="pod")
+        assert (state.status, state.pid) == (UNKNOWN, 0)
+        bench.boot_gate.set()
+        await creating
+        state = await bench.call("State", id="pod")
+        assert (state.status, state.pid) == (CREATED, PID)
 
     play(scenario)
 
