@@ -90,8 +90,14 @@ class Server:
             return self._refuse(frame.stream, ttrpc.INVALID_ARGUMENT, exc.one_line())
         if not self._calls.acquire(blocking=False):
             return self._refuse(frame.stream, ttrpc.RESOURCE_EXHAUSTED, f"{MAX_CALLS} calls are in flight")
-        thread = threading.Thread(target=self._run, args=(frame.stream, request), daemon=True)
-        thread.start()
+        try:
+            threading.Thread(target=self._run, args=(frame.stream, request), daemon=True).start()
+        except RuntimeError:
+            # Containers may have taken all there are; the agent must outlive that, and can end them.
+            self._calls.release()
+            return self._refuse(
+                frame.stream, ttrpc.RESOURCE_EXHAUSTED, "the guest has no thread for this call"
+            )
         return None
 
     def _refuse(self, stream: int, code: int, text: str) -> None:
@@ -128,7 +134,10 @@ class Server:
             return Response(code=code, message=text)
 
     def _reply(self, stream: int, response: Response) -> None:
-        data = memoryview(ttrpc.encode_frame(Frame(stream, ttrpc.RESPONSE, response.encode())))
+        try:
+            data = memoryview(ttrpc.encode_frame(Frame(stream, ttrpc.RESPONSE, response.encode())))
+        except DecodeError as exc:
+            return self._refuse(stream, ttrpc.RESOURCE_EXHAUSTED, exc.one_line())
         with self._writing:
             try:
                 while data and not self._closed:

@@ -64,7 +64,13 @@ class Methods:
         self.entered = threading.Semaphore(0)
 
     def table(self) -> dict[str, Callable[[bytes], bytes]]:
-        return {"echo": lambda payload: payload, "wait": self.wait, "refuse": self.refuse, "break": self.fail}
+        return {
+            "echo": lambda payload: payload,
+            "wait": self.wait,
+            "refuse": self.refuse,
+            "break": self.fail,
+            "flood": lambda _: bytes(ttrpc.MAX_PAYLOAD),
+        }
 
     def wait(self, payload: bytes) -> bytes:
         self.entered.release()
@@ -125,6 +131,24 @@ def test_unknown_service_and_method(peer: Peer) -> None:
     assert ask(peer, "nothing") == ttrpc.Response(code=12, message="method nothing")
     response = peer.client.send("echo", None, "other.Service").result(TIMEOUT)
     assert response == ttrpc.Response(code=12, message="service other.Service")
+
+
+def test_an_answer_too_large_for_a_frame_is_told(peer: Peer) -> None:
+    response = ask(peer, "flood")
+    assert (response.code, "maximum message size" in response.message) == (ttrpc.RESOURCE_EXHAUSTED, True)
+
+
+def test_a_guest_without_a_thread_to_spare_goes_on(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's fork bomb takes them all; calls that end it come through when there is one again."""
+
+    def none(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", none)
+        for _ in range(server_module.MAX_CALLS + 1):
+            assert ask(peer, "echo").message == "the guest has no thread for this call"
+    assert ask(peer, "echo").code == 0
 
 
 def test_errors_become_statuses(peer: Peer, console: tuple[int, int]) -> None:
