@@ -90,7 +90,8 @@ class Pod:
         for destination, source in more.get("binds", {}).items():
             spec.Mounts.add(destination=destination, source=source, type="bind", options=["rbind"])
         spec.Linux.Sysctl.update(more.get("sysctl", {}))
-        spec.Process.Capabilities.Bounding.extend(more.get("capabilities", ()))
+        if "capabilities" in more:  # naming them, the request describes the process whole
+            spec.Process.Capabilities.Bounding.extend(more["capabilities"])
         request = agent_pb2.CreateContainerRequest(
             container_id=name, exec_id=name, OCI=spec, sandbox_pidns=more.get("pidns", False)
         )
@@ -158,6 +159,17 @@ def test_a_container_that_is_not_kept_from_the_guest_does_not_start(pod: Pod) ->
     with pytest.raises(SealpodError, match="CAP_SYS_ADMIN") as caught:
         pod.start("true", capabilities=["CAP_SYS_ADMIN"])
     assert caught.value.code == "container.privileged"
+
+
+def test_device_nodes_a_container_makes_open_nothing_of_the_guest(pod: Pod) -> None:
+    """Memory, the kernel's log, the port to the host, the loop device; null shows that it is tried."""
+    script = (
+        "port=$(grep virtio-portsdev /proc/devices | tr -dc 0-9); "
+        'for node in "c 1 1" "c 1 11" "c $port 1" "b 7 0" "c 1 3"; do '
+        "busybox mknod /dev/own $node && (: < /dev/own) 2> /dev/null && echo opened $node; "
+        "busybox rm -f /dev/own; done"
+    )
+    assert pod.run(script) == ["opened c 1 3"]
 
 
 def test_network_is_listed(pod: Pod) -> None:
