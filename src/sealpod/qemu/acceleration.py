@@ -3,8 +3,10 @@
 
 ``/dev/kvm`` can exist, answer every ioctl and still not run a guest, so asking it proves nothing. The probe
 is a 64 KiB firmware image whose reset vector writes one byte to QEMU's debug-exit port: only a processor
-that really ran makes QEMU exit with the agreed status. It runs with the CPU model real guests get. The
-answer is remembered for this boot of the machine and this QEMU version.
+that really ran makes QEMU exit with the agreed status. Before, it executes the instruction the guest's
+firmware begins its floating point with and KVM's own interpreter does not know, for there are machines whose
+KVM interprets a guest and gives up there. It runs with the CPU model real guests get. The answer is
+remembered for this boot of the machine, this QEMU version and this probe.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ KVM_DEVICE: Final = "/dev/kvm"
 BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
 IMAGE_SIZE: Final = 65536  # bytes; ends at 4 GiB, where the processor starts
 RESET_OFFSET: Final = 0xFFF0
-# mov al, 0x10; out 0xf4, al; hlt; jmp back to hlt
-RESET_CODE: Final = bytes.fromhex("b010e6f4f4ebfd")
+# fwait; mov al, 0x10; out 0xf4, al; hlt; jmp back to hlt
+RESET_CODE: Final = bytes.fromhex("9bb010e6f4f4ebfd")
 # isa-debug-exit ends QEMU with (value << 1) | 1.
 RAN: Final = (0x10 << 1) | 1
 PROBE_SECONDS: Final = 10.0
@@ -83,7 +85,8 @@ async def _probe(qemu: Qemu) -> bool:
 
 def _key(qemu: Qemu) -> str:
     with open(BOOT_ID, encoding="ascii") as source:
-        return f"{source.read().strip()} {qemu.path} {qemu.version[0]}.{qemu.version[1]}"
+        boot = source.read().strip()
+    return f"{boot} {qemu.path} {qemu.version[0]}.{qemu.version[1]} {RESET_CODE.hex()}"
 
 
 def _remembered(qemu: Qemu, cache: str) -> bool | None:
