@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import cnikit
+import podgroups
 from criclient import CriClient
 
 CONTAINERD = "containerd"
@@ -64,6 +65,8 @@ RUNTIME = """\
       [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{name}.options]
         ConfigPath = "{config}"
 """
+GROUPS = ("/k8s.io", "/default", "/kata_overhead")
+"""Control groups of pods that name none, of `ctr run`, and of what is beside pods' own."""
 SUBDIRECTORIES = ("run", "pods", "cni", "certs", "kata", "sn", "s", "tmp")
 
 
@@ -148,6 +151,7 @@ class ContainerdHost:
 
     def start(self) -> None:
         """Start containerd (and its snapshotter, unless it runs) and wait until CRI answers."""
+        podgroups.weigh(*GROUPS)
         if self._snapshotter is None and self._snapshotter_name == "sealpod":
             self._start_snapshotter()
         with open(f"{self.directory}/containerd.log", "ab") as log:

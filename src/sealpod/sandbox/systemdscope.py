@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shutil
 import subprocess
 from typing import Final
@@ -29,6 +30,7 @@ PROPERTIES: Final = (
 HOLD: Final = ("/bin/sh", "-c", "echo held; read -r _")
 """Ends with our end of its input, also when this process is killed."""
 MAX_TEXT: Final = 300
+START_SECONDS: Final = 20.0
 STOP_SECONDS: Final = 2.0
 
 
@@ -38,9 +40,13 @@ class HeldScope:
     def __init__(self, scope: Scope) -> None:
         self._process = _start(scope)
         stdout = self._process.stdout
+        ready = stdout is not None and select.select([stdout], [], [], START_SECONDS)[0]
+        if not ready:
+            self._process.kill()
         if stdout is None or stdout.readline() != b"held\n":
             _, complaint = self._process.communicate()
-            raise failed(scope, " ".join(complaint.decode(errors="replace").split())[:MAX_TEXT])
+            text = " ".join(complaint.decode(errors="replace").split())[:MAX_TEXT]
+            raise failed(scope, text if ready else f"no answer within {START_SECONDS:g} s")
 
     def release(self) -> None:
         """The pod's processes hold it now, or nobody needs it. Idempotent."""

@@ -64,6 +64,13 @@ def test_systemds_words_are_told(place: Path) -> None:
     assert error.value.code == "cgroup.systemd"
 
 
+def test_a_systemd_that_does_not_answer(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program(place, "#!/bin/sh\necho $$ > {place}/pid\nexec sleep 1000\n")
+    monkeypatch.setattr(systemdscope, "START_SECONDS", 0.0)
+    with pytest.raises(OperationError, match="no answer within 0 s"):
+        HeldScope(SCOPE)
+
+
 def test_it_is_systemd_that_removes_it(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (place / "systemctl").write_text(f'#!/bin/sh\necho "$*" >> {place}/told\nrmdir {place}/group\nexit 5\n')
     (place / "systemctl").chmod(0o755)
