@@ -188,12 +188,12 @@ class TestPlatform:
 
     __test__ = False
 
-    def __init__(self) -> None:
+    def __init__(self, chip: str = "cek") -> None:
         self.ark_key, self.ask_key = (rsa.generate_private_key(65537, 2048) for _ in range(2))
         ark_id, ask_id = b"A" * 16, b"B" * 16
         self.ark = make_ca(self.ark_key.public_key(), Usage.ARK, ark_id, ark_id, self.ark_key)
         self.ask = make_ca(self.ask_key.public_key(), Usage.ASK, ask_id, ark_id, self.ark_key)
-        self.keys = {name: scalar(name) for name in ("oca", "cek", "pek", "pdh")}
+        self.keys = {name: scalar(name) for name in ("oca", "pek", "pdh")} | {"cek": scalar(chip)}
         ecdsa = Algorithm.ECDSA_SHA256
         cek = self._make("cek", Usage.CEK)
         self.cek = sign(cek, self.ask_key, Usage.ASK, Algorithm.RSA_SHA256, 0)

@@ -16,6 +16,8 @@ from uuid import uuid4
 
 import pytest
 
+from sealpod.kbs.core.limits import Limits
+from sealpod.kbs.store import census
 from sealpod.kbs.store.broker import SqlBrokerStore
 
 GUID = "e6f5a162-d67f-4750-a67c-5d065f2a9910"
@@ -80,6 +82,48 @@ def test_asking_for_the_same_often_is_not_often_the_work(
             attempt()
         assert looked_up
         assert set(looked_up.values()) == {1}
+
+
+@pytest.fixture
+def small_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chip's share of eight places is one, once four of them are taken."""
+    monkeypatch.setattr(census, "LEAST_SHARE", 1)
+
+
+def two_platforms(host: Any, replica: Any, owner: Any, **limits: int) -> tuple[Any, Any]:
+    """Hosts of two chips at one broker."""
+    owner("DELETE FROM sealpod_launches", "DELETE FROM sealpod_connections", "DELETE FROM conn_bundle")
+    other = type(host.platform)("another chip")
+    there = replica(trust_arks=(host.platform.fingerprint, other.fingerprint), limits=Limits(**limits))
+    return there, type(host)(other, there.client)
+
+
+@pytest.mark.usefixtures("small_share")
+def test_one_platform_that_takes_all_places_for_launches(host: Any, replica: Any, owner: Any) -> None:
+    """Well within its rate: 50 bundles a second are 30000 in the time that a launch has."""
+    greedy, other = two_platforms(host, replica, owner, max_launches=8)
+    begun = [greedy.launch() for _ in range(4)]
+    refused = host.client.refusal(greedy.launch)
+    assert refused.code == "launch.too-many"
+    assert refused.text.endswith("4 launches are in progress on this platform alone")
+    launched = other.launch()
+    assert launched.open(other.client.secret(BUNDLE, **launched.claim))
+    assert begun[0].open(greedy.client.secret(BUNDLE, **begun[0].claim))
+
+
+@pytest.mark.usefixtures("small_share")
+def test_one_platform_that_takes_all_places_for_connections(host: Any, replica: Any, owner: Any) -> None:
+    """They last for a month, and one launch may ask for many at once."""
+    greedy, other = two_platforms(host, replica, owner, max_connections=8)
+    many_of_one = [(str(uuid4()), "", "connection", "") for _ in range(3)]
+    launched = greedy.launch()
+    assert len(launched.open(greedy.client.secret(*many_of_one, **launched.claim))) == 3
+    launched = greedy.launch()
+    refused = host.client.refusal(greedy.client.secret, *many_of_one, **launched.claim)
+    assert refused.code == "connection.too-many"
+    assert "on this platform alone" in refused.text
+    assert greedy.client.fetch(greedy.connect(), KEY)
+    assert other.client.fetch(other.connect(), KEY)
 
 
 FORGED = "11111111-1111-4111-8111-111111111111"

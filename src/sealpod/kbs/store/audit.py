@@ -154,9 +154,13 @@ class Ledger:
         if change.uses is not None:
             count_reply(connection, change.uses, limits.connection_messages, ticket.now)
         if change.opens is not None:
-            self._launches.add(1, limits.max_launches, TOO_MANY_LAUNCHES)
+            chip = change.opens.platform.chip
+            self._launches.add(connection, 1, limits.max_launches, TOO_MANY_LAUNCHES, chip)
         if change.connections:
-            self._connections.add(len(change.connections), limits.max_connections, TOO_MANY_CONNECTIONS)
+            # All of one call are of one launch.
+            platform, number = change.connections[0].platform, len(change.connections)
+            chip_of = None if platform is None else platform.chip
+            self._connections.add(connection, number, limits.max_connections, TOO_MANY_CONNECTIONS, chip_of)
         if change.spends is not None:
             spent = connection.execute(_SPEND, {"spent": str(change.spends), "now": ticket.now})
             if spent.rowcount != 1:
