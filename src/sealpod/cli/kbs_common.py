@@ -146,7 +146,7 @@ def print_list(
 ) -> None:
     """Many objects: one line each under a header, or ``{"schemaVersion": 1, key: [...]}``."""
     if args.output == "json":
-        print(json.dumps({"schemaVersion": SCHEMA_VERSION, key: list(objects)}))
+        print(json.dumps({"schemaVersion": SCHEMA_VERSION, key: list(objects)}, default=str))
         return
     rows = [_row([_cell(value) for value in one.values()]) for one in objects]
     table = [list(header), *rows]
@@ -158,7 +158,7 @@ def print_list(
 def print_object(args: argparse.Namespace, value: dict[str, Any]) -> None:
     """One object: ``key: value`` lines, or JSON with its ``schemaVersion``."""
     if args.output == "json":
-        print(json.dumps({"schemaVersion": SCHEMA_VERSION, **value}))
+        print(json.dumps({"schemaVersion": SCHEMA_VERSION, **value}, default=str))
         return
     for key, item in value.items():
         print(f"{key}: {_cell(item)}")

@@ -11,6 +11,7 @@ from typing import Any, Final
 from sqlalchemy import Row
 
 from sealpod.errors import DecodeError, RefusedError
+from sealpod.kbs.core.audit import timestamp
 from sealpod.kbs.core.policy import Rule
 
 _SIGN: Final = 1 << 31
@@ -25,6 +26,20 @@ def signed(word: int) -> int:
 def unsigned(column: int) -> int:
     """The number :func:`signed` put there."""
     return column % _WORD
+
+
+def words(column: object) -> str:
+    """The text of a text column. SQLite keeps bytes and numbers there too; what they become is no value of
+    ours, so that they are told as what cannot be read."""
+    return "" if column is None else str(column)
+
+
+def moment(column: object) -> str | None:
+    """Seconds since the epoch as text; None for what is no moment of any year."""
+    try:
+        return timestamp(column) if isinstance(column, int | float) else None
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def now() -> datetime:

@@ -13,7 +13,6 @@ from sqlalchemy import Row, Select, case, cast, delete, not_, select, update
 from sqlalchemy.types import String
 
 from sealpod.errors import NotFoundError
-from sealpod.kbs.core.audit import timestamp
 from sealpod.kbs.store import columns, moments, schema
 from sealpod.kbs.store.admin import storable
 from sealpod.kbs.store.database import Database
@@ -112,9 +111,9 @@ def _info(row: Row[Any]) -> ConnectionInfo:
     return ConnectionInfo(
         id=row.id,
         active=row.active == 1,
-        created=row.create_text if row.created_at is None else timestamp(row.created_at),
+        created=columns.moment(row.created_at) or row.create_text,
         root=row.root,
-        policy=None if row.policy is None else columns.unsigned(row.policy),
+        policy=columns.unsigned(row.policy) if isinstance(row.policy, int) else None,
         firmware=None if None in version else ".".join(str(part) for part in version),
         digest=row.fw_digest,
         description=row.launch_description,

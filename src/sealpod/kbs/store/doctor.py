@@ -20,7 +20,7 @@ from sealpod.errors import DecodeError, SealpodError, VerificationError
 from sealpod.kbs.core.encoding import decode_base64
 from sealpod.kbs.core.policy import ALLOW_ALL
 from sealpod.kbs.core.sealing import sealed_under
-from sealpod.kbs.store import schema
+from sealpod.kbs.store import columns, schema
 from sealpod.kbs.store.admin import REFERRING
 from sealpod.kbs.store.database import Database, open_sealer, own_key_path
 from sealpod.kbs.store.engine import reading
@@ -166,10 +166,11 @@ def _secrets(db: Database, loaded: frozenset[str]) -> Iterator[Finding]:
         if row.polid is None:
             text = "has no policy: any launch on a trusted platform may have it"
             yield Finding("note", "open", subject, text, "sealpod kbs secret set ... --policy NAME")
-        under = sealed_under(row.secret)
+        column = columns.words(row.secret)
+        under = sealed_under(column)
         if under is not None and under not in loaded:
             continue  # Told once for all of that key.
-        yield from _secret_value(db, subject, str(row.secret_id), str(row.secret))
+        yield from _secret_value(db, subject, str(row.secret_id), column)
 
 
 def _secret_value(db: Database, subject: str, name: str, column: str) -> Iterator[Finding]:
@@ -216,11 +217,15 @@ def _references(db: Database) -> Iterator[Finding]:
         for noun, table, column in REFERRING:
             statement = select(table.c[column], table.c.polid).where(table.c.polid.is_not(None))
             for name, number in connection.execute(statement.order_by(table.c.id)).all():
-                yield from _reference(f"{noun} {name}", int(number), policies.get(int(number)))
+                yield from _reference(f"{noun} {name}", number, policies.get(number))
 
 
-def _reference(subject: str, number: int, policy: PolicyInfo | None) -> Iterator[Finding]:
-    if policy is None:
+def _reference(subject: str, number: object, policy: PolicyInfo | None) -> Iterator[Finding]:
+    if not isinstance(number, int):
+        # SQLite keeps a name where a statement wrote that instead of a number.
+        text = f"refers to {number!r}, which is no policy's number: it is refused"
+        yield Finding("error", "dangling", subject, text, "set it with a policy, or with none")
+    elif policy is None:
         text = f"refers to policy {number}, which is not there: it is refused"
         yield Finding("error", "dangling", subject, text, "set it with a policy, or with none")
     elif not policy.valid:

@@ -9,14 +9,15 @@ from typing import Any, Final
 from sqlalchemy import Row, Select, delete, select
 
 from sealpod.errors import NotFoundError
-from sealpod.kbs.core.audit import timestamp
-from sealpod.kbs.store import schema
+from sealpod.kbs.store import columns, schema
 from sealpod.kbs.store.admin import storable
 from sealpod.kbs.store.database import Database
 from sealpod.kbs.store.engine import reading
 
 MAX_LISTED: Final = 1000
 """Launches listed when nobody says otherwise."""
+UNREADABLE: Final = "unreadable"
+"""Instead of a time that is none, as SQLite lets anybody write."""
 _TABLE: Final = schema.launches
 
 
@@ -75,9 +76,9 @@ def _info(row: Row[Any], now: float) -> LaunchInfo:
         policy=row.policy,
         root=row.root,
         chip=row.chip,
-        created=timestamp(row.created_at),
-        expires=timestamp(row.expires_at),
-        expired=row.expires_at <= now,
+        created=columns.moment(row.created_at) or UNREADABLE,
+        expires=columns.moment(row.expires_at) or UNREADABLE,
+        expired=not isinstance(row.expires_at, float) or row.expires_at <= now,
     )
 
 

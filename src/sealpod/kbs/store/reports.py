@@ -27,7 +27,7 @@ from sqlalchemy import Row, Select, delete, select
 from sealpod.errors import NotFoundError, UsageError, VerificationError
 from sealpod.kbs.core.encoding import encode_base64
 from sealpod.kbs.core.sealing import is_sealed
-from sealpod.kbs.store import schema
+from sealpod.kbs.store import columns, schema
 from sealpod.kbs.store.admin import check_identifier, exact, exact_row, policy_label, policy_number, put_row
 from sealpod.kbs.store.database import Database
 from sealpod.kbs.store.engine import reading
@@ -123,7 +123,7 @@ def _select() -> Select[Any]:
 
 
 def _info(db: Database, row: Row[Any]) -> ReportKeyInfo:
-    stored = row.keypair or ""
+    stored = columns.words(row.keypair)
     try:
         text = db.sealer.open_text(TABLE, str(row.key_id), stored).reveal()
         public = _load(SecretBytes(b64decode(text, validate=True))).public_key()

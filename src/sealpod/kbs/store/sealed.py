@@ -196,7 +196,9 @@ def exactly(column: ColumnElement[Any], value: BindParameter[Any], dialect: str)
 def _pages(engine: Engine, one: SealedColumn) -> Iterator[list[Found]]:
     identity, key, value = _identity(one.table), one.table.c[one.key], one.table.c[one.value]
     source = one.table if one.source is None else one.source
-    wanted = select(identity, key, value, *one.beside).select_from(source)
+    # Cast: SQLite keeps a text there too, which is no value of the column's type.
+    shown = cast(value, LargeBinary()) if one is LAUNCHES else value
+    wanted = select(identity, key, shown, *one.beside).select_from(source)
     statement = wanted.where(value.is_not(None)).order_by(identity).limit(PAGE)
     last: Any = None
     while True:

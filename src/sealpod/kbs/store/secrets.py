@@ -109,11 +109,11 @@ def _row(db: Database, secret_id: str) -> Row[Any]:
 
 
 def _open(db: Database, row: Row[Any]) -> SecretBytes:
-    return db.sealer.open_text(TABLE, str(row.secret_id), row.secret or "")
+    return db.sealer.open_text(TABLE, str(row.secret_id), columns.words(row.secret))
 
 
 def _info(db: Database, row: Row[Any]) -> SecretInfo:
-    sealed = is_sealed(row.secret or "")
+    sealed = is_sealed(columns.words(row.secret))
     try:
         text = _open(db, row).reveal().decode()
         size = len(decode_base64(text, limit=len(text)))

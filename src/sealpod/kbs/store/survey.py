@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import Column, Engine, FromClause, Table, case, func, select
+from sqlalchemy import Column, Engine, FromClause, LargeBinary, Table, case, cast, func, select
 
 from sealpod.kbs.core.sealing import ID_DIGITS, MARK, PREFIX, is_sealed, sealed_under
 from sealpod.kbs.store import schema, standing
@@ -84,7 +84,9 @@ def survey(engine: Engine) -> Survey:
             rows = connection.execute(select(inner.c.head, func.count()).group_by(inner.c.head)).all()
             for text, count in rows:
                 _count(found, one.noun, str(text), int(count))
-        for (sealed,) in connection.execute(select(schema.launches.c.sealed_keys)).all():
+        # Cast: SQLite keeps a text there too, which is no value of the column's type.
+        sealed_keys = cast(schema.launches.c.sealed_keys, LargeBinary())
+        for (sealed,) in connection.execute(select(sealed_keys)).all():
             _count(found, LAUNCHES.noun, bytes(sealed)[:width].decode("ascii", "replace"), 1)
     return found
 
