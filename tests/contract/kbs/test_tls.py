@@ -19,7 +19,7 @@ import grpc
 import pytest
 from brokerkit import Answer, Authority, bundle, channel, private, request
 
-from sealpod.errors import SealpodError
+from sealpod.errors import SealpodError, UsageError
 from sealpod.kbs.core.audit import Decision, Entry
 from sealpod.kbs.server import RunningBroker, ServerConfig, serve
 from sealpod.kbs.server.config import AdminConfig, TlsFiles
@@ -249,6 +249,18 @@ class TestAdmin:
         assert get(broker, context(authorities["server"]), "wrong" * 10).status == 401
         with pytest.raises(ssl.SSLCertVerificationError):
             get(broker, context(authorities["strangers"]), TOKEN)
+
+    def test_hosts_are_not_administrators(
+        self, start: Start, files: Files, authorities: dict[str, Authority], tmp_path: Path
+    ) -> None:
+        """Who may launch, and must not be trusted, would read every secret by the certificate it has."""
+        both = private(tmp_path / "both.pem", authorities["strangers"].pem + authorities["clients"].pem)
+        hosts, owners = files.tls(clients=True), TlsFiles(files.path("cert"), files.path("key"), both)
+        with pytest.raises(UsageError) as caught:
+            start(tls=hosts, admin=AdminConfig("127.0.0.1:0", None, owners))
+        assert caught.value.code == "admin.open"
+        tokens = private(tmp_path / "tokens", f"ops {TOKEN}\n".encode())
+        start(tls=hosts, admin=AdminConfig("127.0.0.1:0", tokens, owners))
 
     def test_client_certificates_alone(
         self, api: Any, authorities: dict[str, Authority], tmp_path: Path

@@ -20,6 +20,7 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from sealpod.errors import UsageError
 from sealpod.kbs.admin.audit import AdminLog
 from sealpod.kbs.admin.service import Admin
 from sealpod.kbs.core.broker import KeyBroker
@@ -34,7 +35,7 @@ from sealpod.kbs.server.config import ServerConfig, is_loopback, split_listen, t
 from sealpod.kbs.server.defaultpolicy import CurrentBroker
 from sealpod.kbs.server.metrics import Metrics
 from sealpod.kbs.server.process import CHECK_THREADS, THREADS, Process
-from sealpod.kbs.server.tls import Credentials
+from sealpod.kbs.server.tls import Credentials, share_authorities
 from sealpod.kbs.server.webhook import WebhookAuditor, open_webhook
 from sealpod.kbs.store.broker import SqlBrokerStore
 from sealpod.kbs.store.database import Database, open_database
@@ -87,6 +88,7 @@ def serve(
     trusted = trusted_roots(config.trust_arks, amd_roots=config.amd_roots)
     tls = None if config.tls is None else Credentials(config.tls)
     gatekeeper = None if config.admin is None else Gatekeeper(config.admin)
+    _keep_hosts_out(config)
     files = _resource_files(config)
     db = database.open_waiting(lambda: _open(config), seconds=config.wait_for_database, sleep=sleep)
     with ExitStack() as undo:
@@ -140,6 +142,20 @@ def _resource_files(config: ServerConfig) -> ResourceFiles | None:
     if config.resources is None:
         return None
     return DirectoryFiles(config.resources, limit=config.limits.online_reply)
+
+
+def _keep_hosts_out(config: ServerConfig) -> None:
+    """A certificate of the admin API's authorities is all that an administrator needs.
+
+    :raise UsageError: ``admin.open``: hosts, which are not to be trusted, have one.
+    """
+    admin = config.admin
+    if admin is not None and admin.token_file is None and share_authorities(config.tls, admin.tls):
+        raise UsageError(
+            "every host with a certificate for launches would be an administrator",
+            code="admin.open",
+            remedy="give --admin-tls-client-ca an authority of its own, or --admin-token-file too",
+        )
 
 
 def _warn_of_plaintext(config: ServerConfig) -> None:

@@ -102,6 +102,16 @@ def read_identity(files: TlsFiles) -> Identity:
     return Identity(certificate, key, authority, leaf.not_valid_after_utc)
 
 
+def share_authorities(one: TlsFiles | None, other: TlsFiles | None) -> bool:
+    """Whether an authority signs callers of both listeners. :raise SealpodError: a file cannot be read."""
+    paths = [None if files is None else files.client_ca for files in (one, other)]
+    first, second = (
+        set() if path is None else set(_certificates(read_file(path, "client authorities"), path))
+        for path in paths
+    )
+    return bool(first & second)
+
+
 def _certificates(pem: bytes, path: str) -> Sequence[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(pem)
