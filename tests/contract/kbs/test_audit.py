@@ -252,6 +252,39 @@ class TestChain:
         )
         assert verify_log(db.engine, anchor=shorter.hash) == noted
 
+    @pytest.mark.parametrize("more", [0, 3])
+    def test_a_tail_cut_off_under_a_broker_that_runs(
+        self, host: Any, owner: Any, db: Database, caplog: pytest.LogCaptureFixture, more: int
+    ) -> None:
+        """It has the head in its memory, and says so, whether or not others have gone on from there."""
+        host.launch()
+        shorter = read_head(db.engine)
+        host.launch()
+        noted = read_head(db.engine)
+        (kept,) = list(read_entries(db.engine, after=shorter.number))
+        host.launch()
+        (last,) = list(read_entries(db.engine, after=noted.number))
+        caplog.clear()  # of what an earlier test put back
+        owner(
+            f"DELETE FROM sealpod_audit WHERE seq>{shorter.number}",
+            f"UPDATE sealpod_audit_head SET seq={shorter.number}, hash='{shorter.hash}'",
+        )
+        forger = SqlBrokerStore(db)
+        for _ in range(more):
+            forger.settle(Change(Decision("GetBundle", "refused")), now=1.0, limits=Limits())
+        host.launch()
+        assert f"it had number={last.number} hash={last.hash}" in caplog.text
+        caplog.clear()
+        host.launch()
+        assert "cut off" not in caplog.text, "once is enough"
+        owner(
+            f"DELETE FROM sealpod_audit WHERE seq>{shorter.number}",
+            put_back(kept),
+            put_back(last),
+            f"UPDATE sealpod_audit_head SET seq={last.number}, hash='{last.hash}'",
+        )
+        assert verify_log(db.engine, anchor=noted.hash) == Entry(last.number, last.hash, "")
+
     def test_every_removal_and_every_bit_shows(self) -> None:
         entries = list(chain([f'{{"call":"{n}"}}' for n in range(6)], number=0, previous=GENESIS))
         head = entries[-1]

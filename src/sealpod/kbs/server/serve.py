@@ -43,6 +43,7 @@ from sealpod.kbs.store.files import DirectoryFiles
 
 GRACE: Final = 10.0
 """Seconds calls in progress have to end after a stop was asked for; clients wait as long for a call."""
+AUDIT_BREAKS: Final = "How often the log of decisions lacked what this process had seen in it"
 
 _logger = logging.getLogger(__name__)
 
@@ -96,6 +97,7 @@ def serve(
         metrics = Metrics()
         clock = SteadyClock(time.time, time.monotonic)
         store = SqlBrokerStore(db)  # one, because callers that wait for its lock are settled together
+        metrics.gauge("audit_breaks", AUDIT_BREAKS, lambda: float(store.audit_breaks))
         webhook = open_webhook(config.audit_webhook, config.audit_webhook_token)
         told: Auditor = LogAuditor() if auditor is None else auditor
         if webhook is not None:

@@ -25,6 +25,7 @@ from sealpod.kbs.store import schema
 from sealpod.kbs.store.auditlog import HEAD_ID, head_of
 from sealpod.kbs.store.census import TOO_MANY_CONNECTIONS, TOO_MANY_LAUNCHES, Census
 from sealpod.kbs.store.engine import writing
+from sealpod.kbs.store.pinned import Pinned
 from sealpod.kbs.store.replies import count_reply
 
 EXPIRED_AT_ONCE: Final = 1000
@@ -76,6 +77,7 @@ class Ledger:
         self._committing = False
         self._launches = Census(_launches)
         self._connections = Census(_connections)
+        self.pinned: Final = Pinned()
 
     def write(self, batch: Sequence[Ticket]) -> None:
         """Settle all of a batch: give each its entry or its refusal.
@@ -101,6 +103,7 @@ class Ledger:
         with self._locked() as (connection, head):
             yield connection
             entries = _append(connection, head, [record])
+        self.pinned.moved(entries[0])
         placed(entries[0])
 
     @contextmanager
@@ -109,7 +112,9 @@ class Ledger:
             if connection.dialect.name == "sqlite":
                 # SQLite has no row locks; this takes the file's, and waits for it, before anything is read.
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
-            yield connection, _lock_head(connection)
+            head = _lock_head(connection)
+            self.pinned.compare(connection, head)
+            yield connection, head
 
     def _recount(self) -> None:
         for census in (self._launches, self._connections):
@@ -131,6 +136,8 @@ class Ledger:
             self._insert(connection, accepted)
             entries = _append(connection, head, [one.record for one in accepted])
             self._committing = True
+        if entries:
+            self.pinned.moved(entries[-1])
         # Nothing is told before the commit: until then it may not have happened.
         for ticket, entry in zip(accepted, entries, strict=True):
             ticket.entry = entry

@@ -106,6 +106,11 @@ class SqlBrokerStore:
         self._sealer = db.sealer
         self._settler = Settler(db.engine, self._connection_row)
 
+    @property
+    def audit_breaks(self) -> int:
+        """How often the log of decisions did not hold what this store had seen in it."""
+        return self._settler.breaks
+
     def find_secret(self, secret_id: str) -> StoredSecret | None:
         row = self._find(_SECRET, secret_id)
         if row is None or row.value is None:

@@ -36,6 +36,11 @@ class Settler:
         self._queue_lock = threading.Lock()
         self._commit_lock = threading.Lock()
 
+    @property
+    def breaks(self) -> int:
+        """See :class:`.Pinned`."""
+        return self._ledger.pinned.breaks
+
     def settle(self, change: Change, *, now: float, limits: Limits) -> Entry:
         """See :class:`sealpod.kbs.core.ports.BrokerStore`."""
         ticket = Ticket(change, change.decision.record(), now, limits)
