@@ -220,6 +220,22 @@ def test_a_pod_is_stopped_while_it_boots(pods: PodLab, cri: CriClient, handler: 
     assert caught.value.code() != grpc.StatusCode.DEADLINE_EXCEEDED, done
 
 
+def test_containerd_is_killed_while_a_pod_boots(pods: PodLab, cri: CriClient) -> None:
+    before = sandboxes(pods)
+    with ThreadPoolExecutor(1) as pool:
+        start = pool.submit(cri.run_pod, "kata-qemu", pods.host.logs)
+        until(lambda: any("qemu" in record(pods, one) for one in sandboxes(pods) - before), "does QEMU run")
+        (pod_id,) = sandboxes(pods) - before
+        shim = record(pods, pod_id)["shim"]["pid"]
+        pods.host.restart(signal.SIGKILL)
+        with pytest.raises(grpc.RpcError):
+            start.result(60)
+    until(lambda: sandboxes(pods) == before, "is the pod gone")
+    until(lambda: not os.path.exists(f"/proc/{shim}"), "is its shim gone")
+    cri.stop_pod(pod_id)
+    cri.remove_pod(pod_id)
+
+
 def test_a_request_for_a_pod_is_taken_back(pods: PodLab, cri: CriClient) -> None:
     before = sandboxes(pods)
     request = CRI.new(

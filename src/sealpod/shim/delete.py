@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """``delete``: clear what one container left; containerd runs it after every container, also the happy ones.
 
-While the pod's shim lives, everything but this bundle's mounts is its business. A pod whose shim is dead, or
-hangs, is taken apart here, but only when the container is the pod's own: a member's end says nothing about
-the pod. The answer says that the process was killed, which is all that can be known.
+While the pod's shim lives, everything but this bundle's mounts is its business. It is told to end, which it
+does only when it has no container left: one that a killed containerd forgot ends so. A pod whose shim is
+dead, or hangs, is taken apart here, but only when the container is the pod's own: a member's end says nothing
+about the pod. The answer says that the process was killed, which is all that can be known.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import time
 from sealpod.shim import bundle as bundles
 from sealpod.shim import mounts, start
 from sealpod.shim.arguments import Arguments
-from sealpod.wire.taskapi import MESSAGES, timestamp
+from sealpod.wire.taskapi import MESSAGES, TASK, timestamp
 from sealpod.wire.ttrpc import HEADER_SIZE, REQUEST, Frame, Request, encode_frame
 
 KILLED = 128 + signal.SIGKILL
@@ -35,21 +36,22 @@ def delete(arguments: Arguments) -> bytes:
     mounts.detach(os.path.join(bundle, "rootfs"))
     if _is_pods_own(bundle):
         path = bundles.socket_path(arguments.address, arguments.namespace, arguments.id)
-        if not is_serving(path):
+        if not is_serving(path, arguments.id):
             end_process(os.path.join(bundle, start.PID_FILE), arguments.id)
             _take_apart(arguments.id, path)
     response = MESSAGES.new("DeleteResponse", exit_status=KILLED, exited_at=timestamp(time.time_ns()))
     return response.encode()
 
 
-def is_serving(path: str, seconds: float = ANSWER_SECONDS) -> bool:
-    """Whether a shim at ``path`` answers a call; any answer will do."""
-    ping = encode_frame(Frame(1, REQUEST, Request("sealpod.Sandbox", "Ping").encode()))
+def is_serving(path: str, pod: str, seconds: float = ANSWER_SECONDS) -> bool:
+    """Whether a shim at ``path`` answers Shutdown; any answer will do."""
+    payload = MESSAGES.new("ShutdownRequest", id=pod).encode()
+    call = encode_frame(Frame(1, REQUEST, Request(TASK, "Shutdown", payload).encode()))
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(seconds)
         try:
             connection.connect(path)
-            connection.sendall(ping)
+            connection.sendall(call)
             return len(connection.recv(HEADER_SIZE)) > 0
         except OSError:
             return False

@@ -134,6 +134,9 @@ class Lifecycle:
         if container.making is not None or container.virtual:
             if container.making is not None and deadly:
                 await container.take_back()
+                if container.owner:
+                    # A containerd that started again meanwhile asks for nothing more, since it finds nothing.
+                    self._finish()
             elif deadly and process.state != STOPPED:
                 pod.status = 128 + request.signal
                 await pod.stop()

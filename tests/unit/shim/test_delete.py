@@ -20,7 +20,8 @@ from sealpod.sandbox import state
 from sealpod.shim import bundle, delete
 from sealpod.shim.arguments import Arguments
 from sealpod.shim.main import main
-from sealpod.wire.taskapi import MESSAGES
+from sealpod.wire.taskapi import MESSAGES, TASK
+from sealpod.wire.ttrpc import Frame, FrameDecoder, Request
 
 MEMBER = {"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": "pod1"}
 SLEEP = "import sys, time; print('up', flush=True); time.sleep(600)"
@@ -82,13 +83,13 @@ def process(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
         child.stdout.close()
 
 
-def answer_once(listener: socket.socket) -> threading.Thread:
+def answer_once(listener: socket.socket, asked: list[bytes]) -> threading.Thread:
     """Answer one call, with whatever."""
 
     def run() -> None:
         connection, _ = listener.accept()
         with connection:
-            connection.recv(4096)
+            asked.append(connection.recv(4096))
             connection.sendall(bytes.fromhex("0000000000000001" + "0200"))
 
     thread = threading.Thread(target=run)
@@ -129,9 +130,16 @@ def test_a_living_shims_pod_is_let_be(home: Home, process: subprocess.Popen[str]
     home.write_pid(process.pid)
     state.SandboxState("pod1").create()
     with home.listen() as listener:
-        thread = answer_once(listener)
+        asked: list[bytes] = []
+        thread = answer_once(listener, asked)
         home.delete()
         thread.join()
+    (frame,) = FrameDecoder().feed(asked[0])
+    assert isinstance(frame, Frame)
+    request = Request.decode(frame.payload)
+    # It heeds this when it has no container left.
+    assert (request.service, request.method) == (TASK, "Shutdown")
+    assert MESSAGES.decode("ShutdownRequest", request.payload).id == "pod1"
     assert process.poll() is None
     assert os.path.exists(home.socket)
     assert state.sandbox_ids() == ["pod1"]
@@ -163,8 +171,8 @@ def test_a_shim_on_its_way_out_is_waited_for(home: Home, process: subprocess.Pop
 
 def test_a_socket_that_takes_and_never_answers_is_not_serving(home: Home) -> None:
     with home.listen():
-        assert not delete.is_serving(home.socket, 0.05)
-    assert not delete.is_serving(home.socket, 0.05)
+        assert not delete.is_serving(home.socket, "pod1", 0.05)
+    assert not delete.is_serving(home.socket, "pod1", 0.05)
 
 
 @pytest.mark.parametrize(
