@@ -44,7 +44,7 @@ def _seal(args: argparse.Namespace) -> int:
         left = survey(db.engine).plain
     vouched = walked.written[CONNECTION]
     if vouched:
-        note = f"{vouched} connections that stood in plain are answered from now on"
+        note = f"{vouched} connections that stood in plain are taken for the broker's own from now on"
         print(
             f"sealpod: {note}: see `sealpod kbs connection list`, and revoke others than you expect",
             file=sys.stderr,

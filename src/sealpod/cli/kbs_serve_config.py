@@ -33,6 +33,7 @@ def server_config(args: argparse.Namespace, database: str | URL) -> ServerConfig
         keks=kek_sources(args),
         pool=max_connections(os.environ),
         migrate=args.migrate,
+        sealed_connections=args.sealed_connections,
         trust_arks=tuple(args.trust_arks),
         amd_roots=not args.no_amd_roots,
         default_policy_file=args.default_policy or (FILE_NAME if os.path.exists(FILE_NAME) else None),

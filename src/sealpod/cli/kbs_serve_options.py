@@ -43,6 +43,13 @@ def _add_trust(group: argparse._ArgumentGroup) -> None:
         help="policy every release must meet, in the form of simple-kbs' default_policy.json; read again "
         "when it changes (default: allow what the secret's own policy allows)",
     )
+    group.add_argument(
+        "--sealed-connections",
+        action="store_true",
+        help="refuse connections whose key stands in plain in the database, as simple-kbs writes it: who can "
+        "write there could make one. For databases that simple-kbs does not use, or not any more (seal "
+        "those it made with `sealpod kbs seal`)",
+    )
     group.add_argument("--resources", metavar="DIRECTORY", help="where the files are that resources name")
 
 

@@ -129,19 +129,20 @@ def test_one_platform_that_takes_all_places_for_connections(host: Any, replica: 
 FORGED = "11111111-1111-4111-8111-111111111111"
 
 
-def test_a_connection_of_the_writers_own(host: Any, owner: Any) -> None:
+def test_a_connection_of_the_writers_own(host: Any, owner: Any, replica: Any) -> None:
     """With a key that he knows, and the launch that the policy wants: no platform would be needed at all."""
+    client = replica(sealed_connections=True).client
     owner(
         f"""REPLACE INTO policy VALUES (50,'["{DIGEST}"]','[3]',0,0,'[]',NULL,NULL,1)""",
         "UPDATE secrets SET polid=50",
         f"INSERT INTO conn_bundle VALUES ('{FORGED}',NULL,3,0,24,15,'','{DIGEST}','{KEY_B64}',NULL,NULL)",
     )
-    refused = host.client.refusal(host.client.online, FORGED, KEY)
-    assert refused.code == "connection.plain"
+    assert host.client.refusal(client.online, FORGED, KEY).code == "connection.plain"
     # Nor with the row of ours that says which platform it is on.
     ark = host.platform.fingerprint
     owner(f"INSERT INTO sealpod_connections VALUES ('{FORGED}','model','{ark}','','',{END},0)")
-    assert host.client.refusal(host.client.online, FORGED, KEY).code == "connection.plain"
+    assert host.client.refusal(client.online, FORGED, KEY).code == "connection.plain"
+    assert client.fetch(host.connect(), KEY)
     owner(f"DELETE FROM conn_bundle WHERE id='{FORGED}'", "DELETE FROM sealpod_connections")
 
 

@@ -20,7 +20,7 @@ from alembic.script import ScriptDirectory
 from databases import UPSTREAM_TABLES, TestDatabase
 from sqlalchemy import inspect
 
-from sealpod.errors import ConflictError, NotFoundError, RefusedError, SealpodError, VerificationError
+from sealpod.errors import ConflictError, NotFoundError, SealpodError, VerificationError
 from sealpod.kbs.core.audit import Decision
 from sealpod.kbs.core.limits import Limits
 from sealpod.kbs.core.policy import Rule
@@ -281,10 +281,6 @@ def test_up_changes_nothing_that_was_there(upstream: TestDatabase) -> None:
         assert secret.rule == Rule(("<digest>",), (3,), (0, 24), (15,))
         assert keyset is not None
         assert keyset.rule == secret.rule
-        with pytest.raises(RefusedError) as caught:
-            store.find_connection(UUID(CLIENT))
-        assert caught.value.code == "connection.plain"
-        seal_plain(db)
         connection = store.find_connection(UUID(CLIENT))
         assert connection is not None
         assert connection.evidence.policy == 2**32 - 2

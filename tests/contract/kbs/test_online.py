@@ -109,7 +109,7 @@ def test_a_withdrawn_connection_is_unknown(host: Any, owner: Any) -> None:
 
 @pytest.mark.parametrize(
     ("column", "code"),
-    [("symkey='short'", "plain"), ("symkey=NULL", "malformed"), ("fw_digest=NULL", "malformed")],
+    [("symkey='short'", "malformed"), ("symkey=NULL", "malformed"), ("fw_digest=NULL", "malformed")],
 )
 def test_a_broken_connection_is_refused(host: Any, owner: Any, column: str, code: str) -> None:
     connection = host.connect()

@@ -378,19 +378,22 @@ class TestConnections:
             begins(store, twice, twice)
         assert store.find_connection(UUID(int=7)) is None
 
-    def test_what_simple_kbs_made_is_read_once_it_is_sealed(
+    def test_what_simple_kbs_made_is_read_and_sealed(
         self, db: Database, store: SqlBrokerStore, database: TestDatabase
     ) -> None:
         name = UUID(int=8)
         database.sql(
             f"INSERT INTO conn_bundle VALUES ('{name}',NULL,-2,0,24,15,'old','d','{KEY_B64}',now(),NULL)"
         )
+        plain = store.find_connection(name)
+        assert plain is not None
         with pytest.raises(RefusedError) as caught:
-            store.find_connection(name)
+            SqlBrokerStore(db, plain_connections=False).find_connection(name)
         assert caught.value.code == "connection.plain"
         assert dict(sealed.seal_plain(db).written) == {"connection": 1}
-        found = store.find_connection(name)
+        found = SqlBrokerStore(db, plain_connections=False).find_connection(name)
         assert found is not None
+        assert found == plain
         assert found.evidence == Evidence(2**32 - 2, 0, 24, 15, "d", "old")
         assert found.platform is None
         # Its first use makes a row of ours beside it, and changes nothing of what it stands for.

@@ -112,6 +112,8 @@ class ServerConfig:
     """Key-encryption keys; None takes the database's default."""
     pool: int | None = None
     """Connections to the database at most; None takes what the threads need."""
+    sealed_connections: bool = False
+    """Whether a connection whose key stands in plain, as simple-kbs writes it, is refused."""
     migrate: bool = False
     """Whether a database that simple-kbs or an earlier version made is brought up to date at start."""
     tls: TlsFiles | None = None

@@ -94,9 +94,16 @@ def serve(
     db = database.open_waiting(lambda: _open(config), seconds=config.wait_for_database, sleep=sleep)
     with ExitStack() as undo:
         undo.callback(db.close)
+        if config.sealed_connections and not db.sealer.seals:
+            raise UsageError(
+                "without a key-encryption key there are no sealed connections",
+                code="kek.unconfigured",
+                remedy="give --kek, or leave out --sealed-connections",
+            )
         metrics = Metrics()
         clock = SteadyClock(time.time, time.monotonic)
-        store = SqlBrokerStore(db)  # one, because callers that wait for its lock are settled together
+        # One, because callers that wait for its lock are settled together.
+        store = SqlBrokerStore(db, plain_connections=not config.sealed_connections)
         metrics.gauge("audit_breaks", AUDIT_BREAKS, lambda: float(store.audit_breaks))
         webhook = open_webhook(config.audit_webhook, config.audit_webhook_token)
         told: Auditor = LogAuditor() if auditor is None else auditor

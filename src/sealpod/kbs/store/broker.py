@@ -101,9 +101,11 @@ _LAUNCH: Final = select(schema.launches).where(
 class SqlBrokerStore:
     """A :class:`~sealpod.kbs.core.ports.BrokerStore`; safe to use from several threads and processes."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, *, plain_connections: bool = True) -> None:
+        """``plain_connections``: those whose key stands in plain, as simple-kbs writes it, are answered."""
         self._engine = db.engine
         self._sealer = db.sealer
+        self._plain_connections = plain_connections
         self._settler = Settler(db.engine, self._connection_row)
 
     @property
@@ -192,7 +194,7 @@ class SqlBrokerStore:
         return self._sealer.open_text(table, key, str(column))
 
     def _connection_key(self, client_id: UUID, row: Row[Any]) -> SecretBytes:
-        if self._sealer.seals and not is_sealed(row.symkey):
+        if not (self._plain_connections or is_sealed(row.symkey)):
             # Anybody who writes to the database could make one, with a key and a launch of his choice.
             raise RefusedError("its key stands in plain", code="connection.plain", remedy=_PLAIN_REMEDY)
         bound = standing.of_row(row)
