@@ -60,7 +60,7 @@ async def floor(handler: str, config: str, state: str) -> float:
         await line.wait()
         reached.set()
 
-    def started(machine: Machine) -> None:
+    async def started(machine: Machine) -> None:
         waiting.append(asyncio.create_task(watch(machine.console.watch(FLOOR_LINE))))
 
     async def boot() -> None:
@@ -70,7 +70,11 @@ async def floor(handler: str, config: str, state: str) -> float:
     async with open_host(options, lambda _note: None) as host:
         begin = time.monotonic()
         booting = asyncio.create_task(boot())
-        await reached.wait()
+        line = asyncio.create_task(reached.wait())
+        await asyncio.wait((line, booting), return_when=asyncio.FIRST_COMPLETED)
+        if not line.done():
+            line.cancel()
+            await booting  # its error
         seconds = time.monotonic() - begin
         booting.cancel()
         await asyncio.gather(booting, *waiting, return_exceptions=True)
