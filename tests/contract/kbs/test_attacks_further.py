@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from databases import TestDatabase
 
 from sealpod.kbs.core.limits import Limits
-from sealpod.kbs.store import census
+from sealpod.kbs.store import census, connections
 from sealpod.kbs.store.broker import SqlBrokerStore
+from sealpod.kbs.store.database import Database, open_database
+from sealpod.kbs.store.keks import KekSources
 
 GUID = "e6f5a162-d67f-4750-a67c-5d065f2a9910"
 KEY = (GUID, "binary", "key", "key_id1")
@@ -211,11 +216,31 @@ def test_a_spent_launch_put_back(host: Any, owner: Any) -> None:
     owner("DROP TABLE kept")
 
 
-def test_a_connection_that_outlives_its_revocation(host: Any) -> None:
-    """A guest's second connection, of which nobody thinks when the first is revoked or has its end."""
-    connection = host.connect()
-    asked = (GUID, "", "connection", "")
-    refused = host.client.refusal(host.client.online, connection["client_id"], KEY, ("other", *asked[1:]))
-    assert refused.text.startswith("Bad secret request: ")
-    assert refused.code == "request.connection"
-    assert host.client.fetch(connection, KEY)
+ANOTHER = (GUID, "", "connection", "")
+
+
+@pytest.mark.parametrize("end", [connections.revoke_connection, connections.delete_connection])
+def test_a_connection_that_outlives_its_revocation(
+    host: Any, database: TestDatabase, end: Callable[[Database, str], None]
+) -> None:
+    """A guest's second and third, of which nobody thinks when one of them is taken away."""
+    first, other = host.connect(), host.connect()
+    second = json.loads(host.client.fetch(first, ANOTHER)[GUID])
+    third = json.loads(host.client.fetch(second, ANOTHER)[GUID])
+    assert host.client.fetch(third, KEY)
+    with open_database(database.url, keks=KekSources(database.kek)) as db:
+        end(db, second["client_id"])
+    for one in (first, second, third):
+        assert host.client.refusal(host.client.online, one["client_id"], KEY).code == "connection.unknown"
+    assert host.client.fetch(other, KEY)
+
+
+def test_a_connection_that_outlives_its_time(host: Any, database: TestDatabase, owner: Any) -> None:
+    """Each further one would have all of the time again."""
+    owner("DELETE FROM sealpod_connections", "DELETE FROM conn_bundle")
+    first = host.connect()
+    second = json.loads(host.client.fetch(first, ANOTHER)[GUID])
+    assert host.client.fetch(second, KEY)
+    began = [moment for (moment,) in database.query("SELECT created_at FROM sealpod_connections")]
+    assert len(began) == 2
+    assert len(set(began)) == 1

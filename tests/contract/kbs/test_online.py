@@ -39,6 +39,13 @@ def test_several_secrets_and_the_guid_text_as_sent(host: Any) -> None:
     }
 
 
+def test_a_connection_can_make_another(host: Any) -> None:
+    connection = host.connect()
+    minted = json.loads(host.client.fetch(connection, (GUID, "", "connection", ""))[GUID])
+    assert set(minted) == {"client_id", "key"}
+    assert host.client.fetch(minted, (GUID, "binary", "key", "key_id1")) == {GUID: KEY}
+
+
 def test_nonces_differ(host: Any) -> None:
     connection = host.connect()
     replies = [

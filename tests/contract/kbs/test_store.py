@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from uuid import UUID, uuid4
 
 import pytest
@@ -405,7 +406,7 @@ class TestConnections:
         assert database.query("SELECT symkey FROM conn_bundle") == [(KEY_B64,)]
 
     def test_revoked(self, db: Database, store: SqlBrokerStore) -> None:
-        kept, revoked = guest(), guest()
+        kept, revoked = replace(guest(), created_at=101.0), guest()
         begins(store, kept, revoked)
         connections.revoke_connection(db, str(revoked.client_id))
         connections.revoke_connection(db, str(revoked.client_id))

@@ -2,10 +2,10 @@
 """GetOnlineSecret: release secrets to a running guest that got a connection.
 
 1. the client id is well formed, known, its time is not over, and the root of its platform is trusted still;
-2. the requests are well formed, and none is for a further connection (which simple-kbs gives: it would
-outlive this one's revocation and time); 3. every policy agrees with what the guest's launch was;
-4. everything exists; 5. encrypt under the connection's key, bound to this request; 6. the connection has
-replies left and was not revoked meanwhile, and the decision is written down.
+2. the requests are well formed; 3. every policy agrees with what the guest's launch was; 4. everything
+exists; 5. encrypt under the connection's key, bound to this request; 6. the connection has replies left and
+was not revoked meanwhile, and the decision is written down. A further connection begins when this one did, so
+that it ends with it: in time, and by being revoked.
 
 The request is not authenticated: who has the key can read the reply, and only that.
 """
@@ -13,6 +13,7 @@ The request is not authenticated: who has the key can read the reply, and only t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from sealpod.errors import NotFoundError, RefusedError
@@ -21,12 +22,12 @@ from sealpod.kbs.core.audit import Decision
 from sealpod.kbs.core.context import MAX_LOGGED, Context, parse
 from sealpod.kbs.core.deciding import Prepared
 from sealpod.kbs.core.encoding import encode_base64
-from sealpod.kbs.core.gathering import Entries, entries_of, labels_of
+from sealpod.kbs.core.gathering import Entries, connections_of, entries_of, labels_of
 from sealpod.kbs.core.material import NO_ROWS
 from sealpod.kbs.core.messages import OnlineReply
 from sealpod.kbs.core.online import IV_SIZE, encrypt_reply
 from sealpod.kbs.core.records import Change, Connection
-from sealpod.kbs.core.request import RawRequest, SecretKind, SecretRequest
+from sealpod.kbs.core.request import RawRequest
 from sealpod.secret import SecretBytes
 from sealpod.wire.binding import BINDING_NAME, BINDING_VERSION, request_digest
 from sealpod.wire.guid import parse_guid
@@ -43,14 +44,14 @@ def prepare(
     deciding.describe(decision, connection.evidence)
     deciding.name_platform(decision, connection.platform)
     requests = parse(decision, raw, guids_are_uuids=False)  # (2)
-    _no_connections(requests)
     asker = context.asker(connection.evidence, connection.platform)
     materials = context.approve(decision, requests, asker)  # (3)
     with stage.stage(stage.FULFILL):  # (4)
         entries = entries_of(requests, materials, context.limits.online_reply)
     reply = _encrypt(connection, client_id, raw, entries, context.rng(IV_SIZE))  # (5)
     decision.released = labels_of(materials)
-    change = Change(decision, uses=connection.client_id)  # (6)
+    further = tuple(replace(one, created_at=connection.created_at) for one in connections_of(materials))
+    change = Change(decision, uses=connection.client_id, connections=further)  # (6)
     return Prepared(change, reply)
 
 
@@ -71,15 +72,6 @@ def _connection(context: Context, client_id: str) -> Connection:
         if began is not None and began + context.limits.connection_ttl <= context.clock():
             raise RefusedError("its time is over", code="connection.expired", remedy=_REMEDY)
     return connection
-
-
-def _no_connections(requests: Sequence[SecretRequest]) -> None:
-    if any(one.kind is SecretKind.CONNECTION for one in requests):
-        raise RefusedError(
-            f"{stage.REQUEST}: a connection is given with the launch secret only",
-            code="request.connection",
-            remedy="ask with the connection that the launch was given",
-        )
 
 
 def _encrypt(

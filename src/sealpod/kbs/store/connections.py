@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The key owner's view of connections: which guests may ask online, and taking that away.
 
-A connection is revoked by its ``delete_date``, which simple-kbs' table has and simple-kbs does not use.
+A connection is revoked by its ``delete_date``, which simple-kbs' table has and simple-kbs does not use. Who
+takes a guest's connection away means all of its launch: those it got online begin when the first did, on the
+same platform, and go with it.
 """
 
 from __future__ import annotations
@@ -9,7 +11,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Row, Select, case, cast, delete, not_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    and_,
+    case,
+    cast,
+    delete,
+    not_,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.types import String
 
 from sealpod.errors import NotFoundError
@@ -59,32 +74,24 @@ def show_connection(db: Database, client_id: str) -> ConnectionInfo:
 
 
 def revoke_connection(db: Database, client_id: str) -> None:
-    """Refuse this guest from now on; its row stays as a record. :raise NotFoundError: there is none."""
-    _check(db, client_id)
-    ended = (
-        update(_TABLE)
-        .where(_TABLE.c.id == client_id, moments.has_not_ended(_TABLE.c.delete_date))
-        .values(delete_date=moments.Now())
-    )
+    """Refuse this guest from now on; its rows stay as a record. :raise NotFoundError: there is none."""
     with db.writing() as connection:
-        done = connection.execute(ended).rowcount
-        known = done or connection.execute(select(_TABLE.c.id).where(_TABLE.c.id == client_id)).first()
-    if not known:
-        raise _unknown(client_id)
+        ended = update(_TABLE).where(_TABLE.c.id.in_(_of_launch(connection, db, client_id)), _ACTIVE)
+        connection.execute(ended.values(delete_date=moments.Now()))
 
 
 def delete_connection(db: Database, client_id: str) -> None:
-    """Forget a connection altogether. :raise NotFoundError: there is none."""
-    _check(db, client_id)
+    """Forget a guest's connection altogether. :raise NotFoundError: there is none."""
     with db.writing() as connection:
-        connection.execute(delete(_OURS).where(_OURS.c.client_id == client_id))
-        if connection.execute(delete(_TABLE).where(_TABLE.c.id == client_id)).rowcount == 0:
-            raise _unknown(client_id)
+        ids = _of_launch(connection, db, client_id)
+        connection.execute(delete(_OURS).where(_OURS.c.client_id.in_(ids)))
+        connection.execute(delete(_TABLE).where(_TABLE.c.id.in_(ids)))
 
 
 _TABLE: Final = schema.conn_bundle
 _OURS: Final = schema.connections
 _ACTIVE: Final = moments.has_not_ended(_TABLE.c.delete_date)
+_PLATFORM: Final = ("root", "ark", "chain", "chip")
 _NO_TIME: Final = case((_OURS.c.created_at.is_(None), 1), else_=0)
 
 
@@ -104,6 +111,23 @@ def _select() -> Select[Any]:
         _OURS.c.root,
         _OURS.c.messages,
     ).select_from(_TABLE.outerjoin(_OURS, _OURS.c.client_id == _TABLE.c.id))
+
+
+def _of_launch(connection: Connection, db: Database, client_id: str) -> list[str]:
+    """This connection and all of its launch. :raise NotFoundError: there is none."""
+    _check(db, client_id)
+    if connection.execute(select(_TABLE.c.id).where(_TABLE.c.id == client_id)).first() is None:
+        raise _unknown(client_id)
+    asked = _OURS.alias()
+    same = and_(
+        _OURS.c.created_at == asked.c.created_at, *(_alike(_OURS.c[one], asked.c[one]) for one in _PLATFORM)
+    )
+    further = select(_OURS.c.client_id).join(asked, same).where(asked.c.client_id == client_id)
+    return [client_id, *connection.execute(further).scalars()]
+
+
+def _alike(one: ColumnElement[Any], other: ColumnElement[Any]) -> ColumnElement[bool]:
+    return or_(one == other, and_(one.is_(None), other.is_(None)))
 
 
 def _info(row: Row[Any]) -> ConnectionInfo:
