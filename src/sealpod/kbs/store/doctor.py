@@ -138,7 +138,7 @@ def _records(engine: Engine, sealer: RecordSealer, loaded: frozenset[str]) -> It
     for noun, count in sorted(found.plain.items()):
         text = f"{count} in plain: who reads the database, or a copy of it, has them"
         if noun == CONNECTION and sealer.seals:
-            text = f"{text}; their guests are not answered until they are sealed, so look whose they are"
+            text = f"{text}; who can write here could have made one, so look whose they are"
         yield Finding("warning", "plain", f"{noun}s", text, "sealpod kbs seal")
     for name, counts in sorted(found.missing(loaded).items()):
         text = f"is not loaded; sealed under it: {_counts(counts)}"
