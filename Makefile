@@ -22,6 +22,7 @@ lint: setup ## format, style, types, ranks
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	MYPYPATH=tests/support $(BIN)/mypy --follow-imports=silent bench
 	$(BIN)/lint-imports
 
 format: setup

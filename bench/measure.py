@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from sevsnpmeasure import guest
@@ -125,8 +126,8 @@ def functions(subject: Guest, runs: int) -> None:
     for mode, count in ((SEV, 0), (SEV_ES, 1), (SEV_ES, 4), (SNP, 1), (SNP, 4), (SNP, 64)):
         works: dict[str, Work] = {
             "floor": subject.floor(mode, count),
-            "ours": lambda mode=mode, count=count: subject.ours(mode, (count,)),
-            "tool": lambda mode=mode, count=count: subject.theirs(mode, count),
+            "ours": partial(subject.ours, mode, (count,)),
+            "tool": partial(subject.theirs, mode, count),
         }
         if mode == SNP:
             works["pages"] = subject.pages(mode)
@@ -142,8 +143,8 @@ def functions(subject: Guest, runs: int) -> None:
     for mode in (SEV_ES, SNP):
         found = in_turn(
             {
-                "one": lambda mode=mode: subject.ours(mode, (1,)),
-                "all": lambda mode=mode: subject.ours(mode, tuple(range(1, 65))),
+                "one": partial(subject.ours, mode, (1,)),
+                "all": partial(subject.ours, mode, tuple(range(1, 65))),
             },
             runs,
         )

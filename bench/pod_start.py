@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 from sealpod.cli import hostoptions
 from sealpod.demo.stage import Stage, open_stage
 from sealpod.qemu.machine import start_machine
+from sealpod.qemu.vcpu import vcpu_signature
 from sealpod.sandbox.host import Host, open_host
 from sealpod.sandbox.inputs import read_inputs
 from sealpod.sandbox.launch import launch_spec, machine_spec
@@ -49,7 +50,9 @@ class Samples:
 async def floor(host: Host, spec: PodSpec, samples: Samples) -> None:
     """One boot to one line."""
     spec = replace(spec, kbc="none", kbs="", extra_cmdline=("rdinit=/floor",))
-    inputs = await read_inputs(spec)
+    inputs = await read_inputs(spec, lambda: vcpu_signature(host.accelerator))
+    if host.platform is None:
+        raise SystemExit("this bench launches measured guests, which need a platform")
     launch = await host.platform.launch(launch_spec(spec, inputs, None))
     begin = time.monotonic()
     async with start_machine(host.qemu, machine_spec("floor", host, spec, inputs, launch)) as machine:
