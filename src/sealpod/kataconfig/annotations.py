@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from sealpod.errors import DecodeError, RefusedError
 from sealpod.kataconfig.limits import CREATE_SECONDS
@@ -24,11 +24,6 @@ from sealpod.kataconfig.values import host_port, kernel_words, name_pattern
 
 PREFIX: Final = "io.katacontainers.config."
 _HYPERVISOR: Final = PREFIX + "hypervisor."
-_ENABLED: Final = PREFIX + "pre_attestation.enabled"
-_URI: Final = PREFIX + "pre_attestation.uri"
-_POLICY: Final = PREFIX + "sev.policy"
-_CREATE_TIMEOUT: Final = PREFIX + "runtime.create_container_timeout"
-_CGROUP_ONLY: Final = PREFIX + "runtime.sandbox_cgroup_only"
 
 MIN_MEMORY: Final = 256  # MiB, Kata's MinHypervisorMemory
 MAX_CPUS: Final = 240  # Kata's cap of a guest's processors
@@ -53,33 +48,18 @@ def apply_annotations(settings: Settings, annotations: Mapping[str, str]) -> Set
 
 
 def _always(settings: Settings, name: str, value: str) -> Settings:
-    if name == _ENABLED:
-        enabled = _boolean(name, value)
-        return replace(settings, pre_attestation=enabled, origins=_with(settings, "pre_attestation", name))
-    if name == _URI:
-        uri = host_port(value, name)
-        return replace(settings, kbs_uri=uri, origins=_with(settings, "kbs_uri", name))
-    if name == _POLICY:
-        policy = _number(name, value, 0, _MAX_UINT32)
-        return replace(settings, policy=policy, origins=_with(settings, "policy", name))
-    if name == _CREATE_TIMEOUT:
-        seconds = _number(name, value, 0, _MAX_UINT32) or CREATE_SECONDS
-        return replace(settings, create_timeout=seconds, origins=_with(settings, "create_timeout", name))
-    if name == _CGROUP_ONLY:
-        return _cgroup_only(settings, name, value)
-    return _without_effect(settings, name)
-
-
-def _cgroup_only(settings: Settings, name: str, value: str) -> Settings:
-    """Kata lets a pod undo this too, and so put its machine's memory where no limit counts it."""
-    if not (only := _boolean(name, value)) and settings.sandbox_cgroup_only:
+    if name not in _ALWAYS:
+        return _without_effect(settings, name)
+    field, read = _ALWAYS[name]
+    read_value = read(name, value)
+    if field == "sandbox_cgroup_only" and settings.sandbox_cgroup_only and not read_value:
+        # Kata lets a pod undo this, and so put its machine's memory where no limit counts it.
         raise RefusedError(
             f"annotation {name} is false, and the node's configuration says true",
             code="config.annotation",
             remedy="leave the annotation out",
         )
-    origins = _with(settings, "sandbox_cgroup_only", name)
-    return replace(settings, sandbox_cgroup_only=only, origins=origins)
+    return _set(settings, field, name, read_value)
 
 
 def _hypervisor(settings: Settings, name: str, value: str) -> Settings:
@@ -96,13 +76,11 @@ def _hypervisor(settings: Settings, name: str, value: str) -> Settings:
         return _file(settings, base, name, value)
     if base == "kernel_params":
         words = (*settings.kernel_params, *kernel_words(value, name))
-        return replace(settings, kernel_params=words, origins=_with(settings, "kernel_params", name))
+        return _set(settings, "kernel_params", name, words)
     if base == "default_vcpus":
-        cpus = _number(name, value, 1, MAX_CPUS)
-        return replace(settings, vcpus=cpus, origins=_with(settings, "vcpus", name))
+        return _set(settings, "vcpus", name, _number(name, value, 1, MAX_CPUS))
     if base == "default_memory":
-        memory = _number(name, value, MIN_MEMORY, _MAX_UINT32)
-        return replace(settings, memory=memory, origins=_with(settings, "memory", name))
+        return _set(settings, "memory", name, _number(name, value, MIN_MEMORY, _MAX_UINT32))
     return _without_effect(settings, name)
 
 
@@ -115,19 +93,12 @@ def _is_enabled(settings: Settings, base: str) -> bool:
 def _file(settings: Settings, base: str, name: str, value: str) -> Settings:
     if not value.startswith("/") or not value.isprintable() or ".." in value.split("/"):
         raise DecodeError(f"{name} is {value[:80]!r}, expected an absolute path", code="config.value")
-    origins = _with(settings, base, name)
-    if base == "kernel":
-        return replace(settings, kernel=value, origins=origins)
-    if base == "initrd":
-        return replace(settings, initrd=value, origins=origins)
-    if base == "firmware":
-        return replace(settings, firmware=value, origins=origins)
-    if not any(_matches(value, pattern) for pattern in settings.valid_hypervisor_paths):
+    if base == "path" and not any(_matches(value, pattern) for pattern in settings.valid_hypervisor_paths):
         raise RefusedError(
             f"annotation {name} names {value[:80]!r}, which valid_hypervisor_paths does not allow",
             code="config.annotation",
         )
-    return replace(settings, path=value, origins=origins)
+    return _set(settings, base, name, value)
 
 
 def _matches(path: str, pattern: str) -> bool:
@@ -151,10 +122,27 @@ def _number(name: str, value: str, low: int, high: int) -> int:
     return int(value)
 
 
-def _with(settings: Settings, field: str, name: str) -> dict[str, Origin]:
-    return {**settings.origins, field: Origin("annotation", name)}
+def _set(settings: Settings, field: str, name: str, value: object) -> Settings:
+    changed: dict[str, Any] = {
+        field: value,
+        "origins": {**settings.origins, field: Origin("annotation", name)},
+    }
+    return replace(settings, **changed)
 
 
 def _without_effect(settings: Settings, name: str) -> Settings:
     text = f"annotation {name[:120]} has no effect here"
     return replace(settings, warnings=(*settings.warnings, text))
+
+
+_ALWAYS: Final[Mapping[str, tuple[str, Callable[[str, str], object]]]] = {
+    PREFIX + "pre_attestation.enabled": ("pre_attestation", _boolean),
+    PREFIX + "pre_attestation.uri": ("kbs_uri", lambda name, value: host_port(value, name)),
+    PREFIX + "sev.policy": ("policy", lambda name, value: _number(name, value, 0, _MAX_UINT32)),
+    PREFIX + "runtime.create_container_timeout": (
+        "create_timeout",
+        lambda name, value: _number(name, value, 0, _MAX_UINT32) or CREATE_SECONDS,
+    ),
+    PREFIX + "runtime.sandbox_cgroup_only": ("sandbox_cgroup_only", _boolean),
+}
+"""The setting of each annotation that needs no leave, and what reads its value."""

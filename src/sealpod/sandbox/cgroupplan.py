@@ -4,9 +4,9 @@
 As Kata has it (its docs/design/host-cgroups.md), for the ``cgroupsPath`` of the pod's own container:
 
 =====================  ==========================================  =================================
-``cgroupsPath``        the pod's group                             otherwise
+``cgroupsPath``        the pod's group                             what that is
 =====================  ==========================================  =================================
-``/kubepods/pod1/ID``  ``/kubepods/pod1/kata_ID``                  the parent is kubelet's, with its limits
+``/kubepods/pod1/ID``  ``/kubepods/pod1/kata_ID``                  below kubelet's, which has the limits
 ``a-b.slice:x:ID``     ``/a.slice/a-b.slice/x-ID.scope``           a transient unit of systemd
 =====================  ==========================================  =================================
 

@@ -17,6 +17,7 @@ from sealpod.sandbox.cgroupfs import read
 from sealpod.sandbox.cgroupplan import OVERHEAD
 
 CODE: Final = "guest.host-memory"
+"""Of a machine's end that the host's kernel brought about for memory."""
 _NO_LIMIT: Final = 1 << 60  # v1 says "none" by a number near 2**63
 _POD: Final = (
     "raise the overhead of the pod's RuntimeClass, or the limits of its containers, or lower default_memory"

@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
 from sealpod.errors import NotFoundError, SealpodError, UnavailableError
+from sealpod.sandbox import hostmemory
 from sealpod.shim.container import Container
 from sealpod.shim.context import ShimContext
 from sealpod.shim.events import EventSink
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 GONE: Final = "agent.gone"
 """The code of what a call says whose channel closed."""
-HOST_MEMORY: Final = "guest.host-memory"
-"""The code of a machine's end that the host's kernel brought about for memory."""
 VERDICT_SECONDS: Final = 6.0
 """How long a call that lost its guest waits for the reason; the watch finds it within its five seconds."""
 
@@ -157,7 +156,7 @@ class Pod:
             return
         # What is left of the machine stays until the pod is deleted: it is what there is to look at.
         text = f"the pod's guest is gone: {reason.message}"
-        if reason.code == HOST_MEMORY:
+        if reason.code == hostmemory.CODE:
             # All that a pod's owner sees of it: the reason OOMKilled.
             for container in self.containers.values():
                 if container.making is None and not container.virtual:
