@@ -42,8 +42,8 @@ CONNECTION: Final = Noun(
     help={
         "list": "List connections, the newest first",
         "show": "Show a connection",
-        "revoke": "Refuse a guest from now on; its row stays",
-        "delete": "Forget a connection altogether",
+        "revoke": "Refuse a guest from now on, under all connections of its launch; their rows stay",
+        "delete": "Forget the connections of a guest's launch altogether",
     },
     id_help="the client id",
     shown=structure(
